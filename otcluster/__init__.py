@@ -1,0 +1,47 @@
+"""Clustering with optimal transport: which sample belongs to which cluster when the clusters must share the samples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from otcluster.assignment import Assignment, Status
+from otcluster.problem import InfeasibleError, Problem
+from otcluster.scores import DenseScores, PointScores
+from otcluster.solve import log_sinkhorn, nearest, sinkhorn_knopp, solve
+from otcluster.solvers import LogSinkhorn, Nearest, SinkhornKnopp, Solver
+
+__version__ = "0.1.0"
+
+# These keep their state in torch modules: torch is imported when one of them is first asked for.
+_NEED_TORCH = {"CentroidStore": "otcluster.stores.centroids", "MemoryQueue": "otcluster.stores.queue"}
+
+__all__ = [
+    "Assignment",
+    "CentroidStore",
+    "DenseScores",
+    "InfeasibleError",
+    "LogSinkhorn",
+    "MemoryQueue",
+    "Nearest",
+    "PointScores",
+    "Problem",
+    "SinkhornKnopp",
+    "Solver",
+    "Status",
+    "log_sinkhorn",
+    "nearest",
+    "sinkhorn_knopp",
+    "solve",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NEED_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_NEED_TORCH[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

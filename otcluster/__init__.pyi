@@ -1,0 +1,18 @@
+from otcluster.assignment import Assignment as Assignment
+from otcluster.assignment import Status as Status
+from otcluster.problem import InfeasibleError as InfeasibleError
+from otcluster.problem import Problem as Problem
+from otcluster.scores import DenseScores as DenseScores
+from otcluster.scores import PointScores as PointScores
+from otcluster.solve import log_sinkhorn as log_sinkhorn
+from otcluster.solve import nearest as nearest
+from otcluster.solve import sinkhorn_knopp as sinkhorn_knopp
+from otcluster.solve import solve as solve
+from otcluster.solvers import LogSinkhorn as LogSinkhorn
+from otcluster.solvers import Nearest as Nearest
+from otcluster.solvers import SinkhornKnopp as SinkhornKnopp
+from otcluster.solvers import Solver as Solver
+from otcluster.stores.centroids import CentroidStore as CentroidStore
+from otcluster.stores.queue import MemoryQueue as MemoryQueue
+
+__version__: str

@@ -1,0 +1,39 @@
+"""The narrow waist: the few primitives that carry all speed, and the one place that selects their form.
+
+Every primitive is defined once, on the array standard, in :mod:`otcluster._ops.generic`. A form for one library
+subclasses that definition and overrides what the library does better. Nothing above this package knows which is used.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import array_api_compat
+import numpy as np
+
+from otcluster._ops.generic import GenericOps
+from otcluster._ops.numpy import NumpyOps
+
+__all__ = ["GenericOps", "select"]
+
+
+def select(array: Any, argument: str) -> GenericOps:
+    """Choose the primitives for ``array``, by its library and its device.
+
+    Raises:
+        TypeError: ``array`` is not an array that can be computed with; the message names ``argument``.
+    """
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{argument} is a masked array, whose mask would be lost: forbid pairs with scores of -inf instead")
+    if array_api_compat.is_torch_array(array):
+        from otcluster._ops.torch import TorchOps
+
+        return TorchOps(array, argument)
+    if isinstance(array, np.ndarray):
+        return NumpyOps()
+    if array_api_compat.is_array_api_obj(array):
+        return GenericOps(array_api_compat.array_namespace(array), array_api_compat.device(array))
+    raise TypeError(
+        f"{argument} must be an array (NumPy, torch, or another library of the array-API standard), "
+        f"got {type(array).__name__}: convert it first, with numpy.asarray for example"
+    )

@@ -1,0 +1,167 @@
+"""The primitives on the array-API standard: the definition that every faster form is held to.
+
+Shapes here: a *tile* of scores is (batches, rows, clusters); ``segments`` names the segment of each row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+Array = Any
+
+
+class GenericOps:
+    """Primitives over one array library and device."""
+
+    tile_elements = 1 << 20
+    """How many scores a pass handles at once: small enough to stay in a cache, large enough to hide the calls."""
+
+    eager_checks = True
+    """Whether a value can be looked at without waiting for a device, so that a check may stop early."""
+
+    may_check = True
+    """Whether values may be looked at now."""
+
+    rounds_between_syncs = 1
+    """How many rounds may pass before a loop asks whether everything has converged."""
+
+    def __init__(self, xp: Any, device: Any) -> None:
+        self.xp = xp
+        self.device = device
+
+    # Types and creation
+
+    @property
+    def wide(self) -> Any:
+        """The dtype of sums and potentials, one step wider than float32 where the device has it."""
+        return self.xp.float64
+
+    def float_dtype(self, array: Array, argument: str) -> Any:
+        """The dtype to compute in: float16 and bfloat16 are lifted to float32, float32 and float64 stay."""
+        kept = {self.xp.float32: self.xp.float32, self.xp.float64: self.xp.float64}
+        lifted = {getattr(self.xp, name): self.xp.float32 for name in ("float16", "bfloat16") if hasattr(self.xp, name)}
+        for dtype, target in {**kept, **lifted}.items():
+            if array.dtype == dtype:
+                return target
+        raise TypeError(
+            f"{argument} must be float16, bfloat16, float32 or float64, got {array.dtype}: convert it to float32 first"
+        )
+
+    def is_integer(self, array: Array) -> bool:
+        return bool(self.xp.isdtype(array.dtype, "integral"))
+
+    def owns(self, array: Array) -> bool:
+        """Whether ``array`` is of this library."""
+        try:
+            return bool(array.__array_namespace__() is self.xp)
+        except AttributeError:
+            return False
+
+    def device_of(self, array: Array) -> Any:
+        return array.device
+
+    def asarray(self, values: Any, dtype: Any = None) -> Array:
+        """Bring ``values`` to this library and device, without a copy where nothing has to change."""
+        return self.xp.asarray(values, dtype=dtype, device=self.device)
+
+    def cast(self, array: Array, dtype: Any) -> Array:
+        return self.xp.astype(array, dtype, copy=False)
+
+    def full(self, shape: tuple[int, ...], value: float, dtype: Any) -> Array:
+        return self.xp.full(shape, value, dtype=dtype, device=self.device)
+
+    def arange(self, stop: int) -> Array:
+        return self.xp.arange(stop, dtype=self.xp.int64, device=self.device)
+
+    def facts(self, values: Sequence[Array]) -> list[float]:
+        """Bring scalars to the host, all in one wait."""
+        return [float(value) for value in values]
+
+    def to_numpy(self, array: Array) -> Any:
+        import numpy as np
+
+        return np.asarray(array)
+
+    def version(self, array: Array) -> int | None:
+        """A counter that in-place changes raise, or None where the library keeps none."""
+        return None
+
+    def quiet(self) -> contextlib.AbstractContextManager[Any]:
+        """A context in which computing records no gradients, changes no precision and warns of no infinity."""
+        return contextlib.nullcontext()
+
+    # Rows and columns of a tile
+
+    def row_max(self, values: Array) -> Array:
+        """The largest entry of each row, NaN where there is one."""
+        return self.xp.max(values, axis=-1)
+
+    def column_max(self, values: Array) -> Array:
+        return self.xp.max(values, axis=-2)
+
+    def argmax(self, values: Array) -> Array:
+        """The index of the largest entry of each row, the lowest one among equals."""
+        return self.cast(self.xp.argmax(values, axis=-1), self.xp.int64)
+
+    def row_kernel(self, scores: Array, potential: Array, after: Array | None, epsilon: float) -> tuple[Array, Array]:
+        """exp((scores + potential - top) / epsilon + after), where ``top`` is the maximum of each row; both are returned.
+
+        A row that is -inf throughout gives a row of zeros.
+        """
+        shifted = scores + potential
+        top = self.row_max(shifted)
+        finite = self.xp.clip(top, float(self.xp.finfo(top.dtype).min), None)
+        exponent = (shifted - finite[..., None]) / epsilon
+        return self.xp.exp(exponent if after is None else exponent + after), top
+
+    def column_kernel(self, scores: Array, top: Array, epsilon: float) -> Array:
+        """exp((scores - top) / epsilon) where ``top`` is at least the maximum of each column, and finite."""
+        return self.xp.exp((scores - top) / epsilon)
+
+    def row_sum(self, kernel: Array) -> Array:
+        return self.xp.sum(kernel, axis=-1)
+
+    def weighted(self, kernel: Array, weights: Array) -> Array:
+        """Each row times its weight."""
+        return kernel * weights[..., None]
+
+    def column_sum(self, values: Array) -> Array:
+        """Sum over the rows, in the wide dtype. Equal columns give equal sums, so that ties stay ties."""
+        return self.cast(self.xp.sum(values, axis=-2), self.wide)
+
+    # Segments
+
+    def segment_sum(self, values: Array, segments: Array, n_segments: int) -> Array:
+        """Sum of the rows of ``values`` (rows, columns) in each segment, in the wide dtype."""
+        return self._segment_reduce(self.cast(values, self.wide), segments, n_segments, 0.0, lambda a, b: a + b)
+
+    def segment_max(self, values: Array, segments: Array, n_segments: int) -> Array:
+        """Maximum of the rows of ``values`` (rows, columns) in each segment, -inf for an empty one."""
+        return self._segment_reduce(values, segments, n_segments, -float("inf"), self.xp.maximum)
+
+    def _segment_reduce(
+        self, values: Array, segments: Array, n_segments: int, empty: float, combine: Callable[[Array, Array], Array]
+    ) -> Array:
+        # The standard has no segment reduction. Sort the rows by segment, then fold each row with the one 1, 2, 4, ...
+        # behind it while both are of one segment: log2(n) steps leave the whole of a segment in its first row. Unlike
+        # differences of cumulative sums, no segment sees the rounding of another.
+        xp = self.xp
+        n, columns = values.shape
+        nothing = self.full((n_segments, columns), empty, values.dtype)
+        if n == 0 or n_segments == 0:
+            return nothing
+        order = xp.argsort(segments, stable=True)
+        keys, folded = xp.take(segments, order, axis=0), xp.take(values, order, axis=0)
+        step = 1
+        while step < n:
+            same = (keys[:-step] == keys[step:])[:, None]
+            head = xp.where(same, combine(folded[:-step, :], folded[step:, :]), folded[:-step, :])
+            folded = xp.concat([head, folded[-step:, :]], axis=0)
+            step *= 2
+        ids = xp.astype(self.arange(n_segments), keys.dtype)
+        first = xp.searchsorted(keys, ids)
+        found = xp.clip(first, 0, n - 1)
+        present = xp.take(keys, found, axis=0) == ids
+        return xp.where(present[:, None], xp.take(folded, found, axis=0), nothing)

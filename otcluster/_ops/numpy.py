@@ -1,0 +1,92 @@
+"""The primitives for NumPy: the temporaries of a tile are reused in place, and segment sums are bin counts."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import array_api_compat.numpy
+import numpy as np
+
+from otcluster._ops.generic import Array, GenericOps
+
+# Below this many columns a reduction along the rows is slower in NumPy than one operation per column.
+_FEW_COLUMNS = 32
+_RUN = 32
+
+
+class NumpyOps(GenericOps):
+    """Primitives over NumPy arrays."""
+
+    tile_elements = 1 << 18
+
+    def __init__(self) -> None:
+        super().__init__(array_api_compat.numpy, "cpu")
+
+    def owns(self, array: Array) -> bool:
+        return isinstance(array, (np.ndarray, np.generic))
+
+    def device_of(self, array: Array) -> Any:
+        return "cpu"
+
+    def asarray(self, values: Any, dtype: Any = None) -> Array:
+        return np.asarray(values, dtype=dtype)
+
+    def cast(self, array: Array, dtype: Any) -> Array:
+        return array.astype(dtype, copy=False)
+
+    def quiet(self) -> contextlib.AbstractContextManager[Any]:
+        return np.errstate(all="ignore")
+
+    def row_max(self, values: Array) -> Array:
+        if not 1 < values.shape[-1] <= _FEW_COLUMNS:
+            return np.max(values, axis=-1)
+        top = np.maximum(values[..., 0], values[..., 1])
+        for column in range(2, values.shape[-1]):
+            np.maximum(top, values[..., column], out=top)
+        return top
+
+    def row_kernel(self, scores: Array, potential: Array, after: Array | None, epsilon: float) -> tuple[Array, Array]:
+        shifted = scores + potential
+        top = self.row_max(shifted)
+        shifted -= np.maximum(top, np.finfo(top.dtype).min)[..., None]
+        shifted /= epsilon
+        if after is not None:
+            shifted += after
+        return np.exp(shifted, out=shifted), top
+
+    def column_kernel(self, scores: Array, top: Array, epsilon: float) -> Array:
+        shifted = scores - top
+        shifted /= epsilon
+        return np.exp(shifted, out=shifted)
+
+    def row_sum(self, kernel: Array) -> Array:
+        if kernel.shape[-1] > _FEW_COLUMNS:
+            return np.sum(kernel, axis=-1)
+        return np.einsum("...ij->...i", kernel)
+
+    def weighted(self, kernel: Array, weights: Array) -> Array:
+        kernel *= weights[..., None]
+        return kernel
+
+    def column_sum(self, values: Array) -> Array:
+        # Along this axis NumPy adds one row after the other, so float32 would lose digits: sum short runs, then widen.
+        if not values.shape[-2]:
+            return np.sum(values, axis=-2, dtype=np.float64)
+        runs = np.add.reduceat(values, np.arange(0, values.shape[-2], _RUN), axis=-2)
+        return np.sum(runs, axis=-2, dtype=np.float64)
+
+    def segment_sum(self, values: Array, segments: Array, n_segments: int) -> Array:
+        columns = values.shape[1]
+        flat = (segments[:, None] * columns + np.arange(columns)).reshape(-1)
+        sums = np.bincount(flat, weights=values.reshape(-1), minlength=n_segments * columns)
+        return sums.reshape(n_segments, columns)
+
+    def segment_max(self, values: Array, segments: Array, n_segments: int) -> Array:
+        result = np.full((n_segments, values.shape[1]), -np.inf, dtype=values.dtype)
+        if len(values):
+            order = np.argsort(segments, kind="stable")
+            keys = segments[order]
+            starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]])
+            result[keys[starts]] = np.maximum.reduceat(values[order], starts, axis=0)
+        return result

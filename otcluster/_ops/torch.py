@@ -1,0 +1,83 @@
+"""The primitives for torch, on any device."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import array_api_compat.torch
+import torch
+
+from otcluster._ops.generic import Array, GenericOps
+
+
+class TorchOps(GenericOps):
+    """Primitives over torch tensors of one device."""
+
+    def __init__(self, array: torch.Tensor, argument: str) -> None:
+        if array.layout != torch.strided:
+            raise TypeError(f"{argument} must be a dense tensor, got layout {array.layout}: call .to_dense() first")
+        super().__init__(array_api_compat.torch, array.device)
+        on_host = array.device.type == "cpu"
+        self.tile_elements = 1 << 18 if on_host else 1 << 28
+        self.eager_checks = on_host
+        self.may_check = not torch.compiler.is_compiling()
+        self.rounds_between_syncs = 1 if on_host else 8
+
+    @property
+    def wide(self) -> torch.dtype:
+        return torch.float32 if self.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+
+    def owns(self, array: Array) -> bool:
+        return isinstance(array, torch.Tensor)
+
+    def asarray(self, values: Any, dtype: Any = None) -> Array:
+        return torch.as_tensor(values, dtype=dtype, device=self.device)
+
+    def cast(self, array: Array, dtype: Any) -> Array:
+        return array.to(dtype)
+
+    def facts(self, values: Sequence[Array]) -> list[float]:
+        host: list[float] = torch.stack([value.to(self.wide) for value in values]).tolist()
+        return host
+
+    def to_numpy(self, array: Array) -> Any:
+        return array.detach().cpu().numpy()
+
+    def version(self, array: Array) -> int | None:
+        return None if array.is_inference() else int(array._version)
+
+    @contextlib.contextmanager
+    def quiet(self) -> Any:  # type: ignore[override]
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            yield
+
+    def row_max(self, values: Array) -> Array:
+        return torch.amax(values, dim=-1)
+
+    def column_max(self, values: Array) -> Array:
+        return torch.amax(values, dim=-2)
+
+    def row_kernel(self, scores: Array, potential: Array, after: Array | None, epsilon: float) -> tuple[Array, Array]:
+        shifted = scores + potential
+        top = torch.amax(shifted, dim=-1)
+        shifted -= top.clamp(min=torch.finfo(top.dtype).min).unsqueeze(-1)
+        shifted /= epsilon
+        if after is not None:
+            shifted += after
+        return shifted.exp_(), top
+
+    def column_kernel(self, scores: Array, top: Array, epsilon: float) -> Array:
+        return (scores - top).div_(epsilon).exp_()
+
+    def weighted(self, kernel: Array, weights: Array) -> Array:
+        return kernel.mul_(weights.unsqueeze(-1))
+
+    def segment_sum(self, values: Array, segments: Array, n_segments: int) -> Array:
+        sums = torch.zeros((n_segments, values.shape[1]), dtype=self.wide, device=self.device)
+        return sums.scatter_add_(0, segments[:, None].expand(values.shape), values.to(self.wide))
+
+    def segment_max(self, values: Array, segments: Array, n_segments: int) -> Array:
+        tops = torch.full((n_segments, values.shape[1]), -float("inf"), dtype=values.dtype, device=self.device)
+        return tops.scatter_reduce_(0, segments[:, None].expand(values.shape), values, "amax")

@@ -1,0 +1,209 @@
+"""The answer: which sample belongs to which cluster, how sure, and how far from what was asked."""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import Any
+
+from otcluster import passes
+from otcluster._ops.generic import Array
+from otcluster.feasibility import is_infeasible
+from otcluster.problem import Problem
+
+_INFINITY = float("inf")
+
+
+class Status(enum.Enum):
+    """How a solve ended, from best to worst; the value says it in words.
+
+    Example:
+        >>> print(Status.MAX_ITER.value)
+        max_iter rounds were used up before the tolerance was met: raise max_iter, tol or epsilon
+    """
+
+    CONVERGED = "the masses are met within the tolerance"
+    FIXED_ROUNDS = "the rounds asked for were done; how far the masses are met is in marginal_error"
+    MAX_ITER = "max_iter rounds were used up before the tolerance was met: raise max_iter, tol or epsilon"
+    INFEASIBLE = "no plan meets the masses: some samples may only join clusters that are too small for them together"
+
+
+class Assignment(ABC):
+    """The answer of :func:`otcluster.solve`.
+
+    What is asked of it is computed then, from the inputs as they were at the solve: if one was changed in place since, what
+    would be wrong raises a RuntimeError instead. (torch counts changes; NumPy does not, so do not change its arrays.)
+
+    Attributes:
+        problem: What was asked.
+        solver: Which algorithm, with its hyper-parameters.
+        n_iter: Rounds done, one number per problem.
+    """
+
+    def __init__(self, problem: Problem, solver: Any, g: Array, n_iter: Any) -> None:
+        self.problem = problem
+        self.solver = solver
+        self._g = g
+        ops = problem.ops
+        rounds = ops.full((problem.n_problems,), n_iter, ops.xp.int64) if isinstance(n_iter, int) else n_iter
+        self.n_iter = self._per_problem(rounds)
+        self._versions = {name: ops.version(value) for name, value in problem.given.items() if ops.owns(value)}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.problem!r}, {self.solver!r})"
+
+    @property
+    @abstractmethod
+    def status(self) -> Status:
+        """How the solve ended; the worst of all problems."""
+
+    @property
+    @abstractmethod
+    def marginal_error(self) -> Array:
+        """Share of the mass in the wrong place, one number per problem: the L1 error of both sides over the total mass."""
+
+    @property
+    @abstractmethod
+    def potentials(self) -> tuple[Array, Array]:
+        """``(f, g)`` of shapes (..., n) and (..., k), or (n_groups, k), in units of the scores."""
+
+    @abstractmethod
+    def labels(self) -> Array:
+        """The cluster of each sample: the largest entry of its row of the plan, the lowest index among equals.
+
+        Returns:
+            int64, (..., n); within the group, when grouped. -1 for a sample of no mass that may join no cluster. The
+            clusters are *not* of equal size in general, however well the plan is balanced.
+        """
+
+    @abstractmethod
+    def plan(self) -> Array:
+        """The mass of each sample in each cluster, (..., n, k); rows sum to ``sample_mass``. Formed anew at each call."""
+
+    @abstractmethod
+    def cluster_sizes(self) -> Array:
+        """Column sums of the plan (mass, not counts of :meth:`labels`), (..., k) or (n_groups, k)."""
+
+    def _per_problem(self, values: Array) -> Array:
+        return self.problem.ops.xp.reshape(values, self.problem.problem_shape)
+
+    def _per_sample(self, values: Array, *tail: int) -> Array:
+        return self.problem.ops.xp.reshape(values, (*self.problem.sample_shape, *tail))
+
+    def _per_cluster(self, values: Array) -> Array:
+        ops = self.problem.ops
+        shape = (*self.problem.problem_shape, self.problem.n_clusters)
+        return ops.cast(ops.xp.reshape(values, shape), self.problem.dtype)
+
+    def _still_true(self) -> None:
+        for name, version in self._versions.items():
+            if version is not None and self.problem.ops.version(self.problem.given[name]) != version:
+                raise RuntimeError(
+                    f"{name} was changed in place after this assignment was solved, which answers for it as it was: "
+                    f"ask before the change, or solve with {name}.clone()"
+                )
+
+
+class EntropicAssignment(Assignment):
+    """An answer that holds the potential of the clusters; everything else follows from it and the scores."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        solver: Any,
+        g: Array,
+        epsilon: float,
+        n_iter: Any,
+        *,
+        error: Array | None = None,
+        converged: Array | None = None,
+    ) -> None:
+        super().__init__(problem, solver, g, n_iter)
+        self.epsilon = epsilon
+        self._error, self._converged = error, converged
+
+    @cached_property
+    def status(self) -> Status:
+        if self._converged is not None and bool(self.problem.ops.xp.all(self._converged)):
+            return Status.CONVERGED
+        if self.problem.has_forbidden:
+            self._still_true()
+            with self.problem.ops.quiet():
+                if is_infeasible(self.problem):
+                    return Status.INFEASIBLE
+        return Status.FIXED_ROUNDS if self._converged is None else Status.MAX_ITER
+
+    @property
+    def marginal_error(self) -> Array:
+        if self._error is None:
+            columns, lost = self._columns
+            self._error = passes.column_error(self.problem, columns, lost)
+        return self._per_problem(self._error)
+
+    @cached_property
+    def potentials(self) -> tuple[Array, Array]:
+        self._still_true()
+        ops = self.problem.ops
+        with ops.quiet():
+            f = passes.sample_potential(self.problem, self._g, self.epsilon)
+            return self._per_sample(ops.cast(f, self.problem.dtype)), self._per_cluster(self._g)
+
+    def labels(self) -> Array:
+        self._still_true()
+        with self.problem.ops.quiet():
+            return self._per_sample(passes.plan_labels(self.problem, self._g, self.epsilon))
+
+    def plan(self) -> Array:
+        self._still_true()
+        with self.problem.ops.quiet():
+            return self._per_sample(passes.plan(self.problem, self._g, self.epsilon), self.problem.n_clusters)
+
+    def cluster_sizes(self) -> Array:
+        return self._per_cluster(self._columns[0])
+
+    @cached_property
+    def _columns(self) -> tuple[Array, Array]:
+        self._still_true()
+        with self.problem.ops.quiet():
+            return passes.plan_columns(self.problem, self._g, self.epsilon)
+
+
+class HardAssignment(Assignment):
+    """An answer that holds a label for each sample."""
+
+    def __init__(self, problem: Problem, solver: Any, g: Array, labels: Array, best: Array) -> None:
+        super().__init__(problem, solver, g, 0)
+        self._labels, self._best = labels, best
+
+    @property
+    def status(self) -> Status:
+        return Status.CONVERGED
+
+    @property
+    def marginal_error(self) -> Array:
+        problem, xp = self.problem, self.problem.ops.xp
+        with problem.ops.quiet():
+            assigned = xp.sum(passes.label_mass(problem, self._labels), axis=-1)
+            error = (problem.totals - assigned) / xp.where(problem.totals > 0, problem.totals, xp.ones_like(problem.totals))
+            return self._per_problem(xp.abs(error))
+
+    @property
+    def potentials(self) -> tuple[Array, Array]:
+        xp = self.problem.ops.xp
+        held = (self.problem.weights > 0) & (self._labels >= 0)
+        f = xp.where(held, -self._best, xp.full_like(self._best, -_INFINITY))
+        return self._per_sample(f), self._per_cluster(self._g)
+
+    def labels(self) -> Array:
+        return self._per_sample(self._labels)
+
+    def plan(self) -> Array:
+        problem, ops, xp = self.problem, self.problem.ops, self.problem.ops.xp
+        own = self._labels[..., None] == ops.arange(problem.n_clusters)
+        mass = problem.weights[..., None]
+        return self._per_sample(xp.where(own, mass, xp.zeros_like(mass)), problem.n_clusters)
+
+    def cluster_sizes(self) -> Array:
+        with self.problem.ops.quiet():
+            return self._per_cluster(passes.label_mass(self.problem, self._labels))

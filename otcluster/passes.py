@@ -1,0 +1,263 @@
+"""One pass over the scores: the few questions that every solver and every answer asks of them.
+
+Here a problem is flat: potentials of the clusters are (n_problems, k) in the wide dtype, whether the problems are a batch or
+groups, and the scores are read in tiles. No pass forms more than a tile of anything n x k, except the one that returns a plan.
+
+In a plan whose rows are exact, ``plan[i, j] = mass[i] * kernel[i, j] / sum_j(kernel[i, j])``, where ``kernel`` is
+``exp((scores + g - row maximum) / epsilon)``. So no potential of the samples is needed to form it, no exponential overflows,
+and in each row one entry is 1. What float32 cannot hold of g is added where it still counts, after the division.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from otcluster._ops.generic import Array
+from otcluster.problem import Problem
+
+_INFINITY = float("inf")
+
+
+def tiles(problem: Problem) -> Iterator[tuple[slice, slice, Array]]:
+    """The scores in tiles, with the range of batches and of rows that each covers. Nothing for an empty problem."""
+    n_batches = 1 if problem.groups is not None else problem.n_problems
+    if n_batches == 0 or problem.n_samples == 0:
+        return
+    some_batches, some_rows = problem.scores.tile_shape(problem.groups)
+    tile = problem.scores.tiles(problem.groups)
+    for first in range(0, n_batches, some_batches):
+        batches = slice(first, min(first + some_batches, n_batches))
+        for start in range(0, problem.n_samples, some_rows):
+            rows = slice(start, min(start + some_rows, problem.n_samples))
+            yield batches, rows, tile(batches, rows)
+
+
+def first_potential(problem: Problem, epsilon: float) -> Array:
+    """The clusters' half-round from the start ``f = epsilon log(sample mass)``: g, (n_problems, k).
+
+    With unit masses that start is exp(scores / epsilon), as in the training codes that use Sinkhorn-Knopp. Each column is
+    shifted by its own maximum, found on the way: that changes nothing in the result, and one entry of each column is 1.
+    """
+    ops, xp = problem.ops, problem.ops.xp
+    epsilon = _representable(problem, epsilon)
+
+    def read(batches: slice, rows: slice, scores: Array) -> tuple[Array, Array]:
+        weights = problem.weights[batches, rows]
+        heavy = xp.where((weights > 0)[..., None], scores, ops.full((), -_INFINITY, scores.dtype))
+        if problem.groups is None:
+            top = ops.column_max(heavy)
+        else:
+            top = ops.segment_max(heavy[0, ...], problem.groups[rows], problem.n_problems)
+        finite = xp.clip(top, float(xp.finfo(top.dtype).min), None)
+        spread = finite[:, None, :] if problem.groups is None else xp.take(finite, problem.groups[rows], axis=0)[None, ...]
+        return top, _down(problem, rows, ops.weighted(ops.column_kernel(heavy, spread, epsilon), weights))
+
+    def merge(one: tuple[Array, Array], two: tuple[Array, Array]) -> tuple[Array, Array]:
+        top = xp.maximum(one[0], two[0])
+        finite = xp.clip(top, float(xp.finfo(top.dtype).min), None)
+        sums = [xp.exp(ops.cast(each[0] - finite, ops.wide) / epsilon) * each[1] for each in (one, two)]
+        return top, sums[0] + sums[1]
+
+    empty = ops.full((problem.n_problems, problem.n_clusters), -_INFINITY, problem.dtype)
+    top, sums = _fold(problem, read, merge, (empty, ops.full(tuple(empty.shape), 0.0, ops.wide)))
+    start = xp.where(top == -_INFINITY, xp.zeros_like(top), -top)
+    return raised(problem, ops.cast(start, ops.wide), sums, epsilon)
+
+
+def raised(problem: Problem, g: Array, columns: Array, epsilon: float) -> Array:
+    """The clusters' half-round: the potential under which ``columns`` would have been the masses asked for.
+
+    Zero mass is -inf. A column whose entries all vanish is raised by what the dtype can resolve.
+    """
+    xp = problem.ops.xp
+    smallest = float(xp.finfo(problem.dtype).smallest_normal)
+    ratio = xp.log(problem.clusters) - xp.log(xp.clip(columns, smallest, None))
+    return g + _representable(problem, epsilon) * ratio
+
+
+def plan_columns(problem: Problem, g: Array, epsilon: float) -> tuple[Array, Array]:
+    """Column sums of the plan whose rows are exact for ``g``.
+
+    Returns:
+        The sums, (n_problems, k), and the mass of samples that no cluster may take, (n_problems,); both wide.
+    """
+    ops, xp = problem.ops, problem.ops.xp
+    kernel_of = _kernel(problem, g, epsilon)
+    nobody = ops.full((problem.n_problems, 1), 0.0, ops.wide)
+
+    def read(batches: slice, rows: slice, scores: Array) -> tuple[Array, Array]:
+        kernel, top = kernel_of(batches, rows, scores)
+        columns = _down(problem, rows, ops.weighted(kernel, _factor(problem, batches, rows, kernel)))
+        if problem.has_forbidden is False:
+            return columns, nobody
+        weights = problem.weights[batches, rows]
+        return columns, _down(problem, rows, xp.where(top == -_INFINITY, weights, xp.zeros_like(weights))[..., None])
+
+    def merge(one: tuple[Array, Array], two: tuple[Array, Array]) -> tuple[Array, Array]:
+        return one[0] + two[0], one[1] + two[1]
+
+    columns, lost = _fold(problem, read, merge, (ops.full((problem.n_problems, problem.n_clusters), 0.0, ops.wide), nobody))
+    return columns, lost[:, 0]
+
+
+def column_error(problem: Problem, columns: Array, lost: Array) -> Array:
+    """Share of the mass in the wrong place, (n_problems,), given what :func:`plan_columns` found."""
+    xp = problem.ops.xp
+    wrong = xp.sum(xp.abs(columns - problem.clusters), axis=-1) + lost
+    return wrong / xp.where(problem.totals > 0, problem.totals, xp.ones_like(problem.totals))
+
+
+def sample_potential(problem: Problem, g: Array, epsilon: float) -> Array:
+    """f, (batches, n): the potential of the samples under which the rows are exact. -inf for zero mass."""
+    ops, xp = problem.ops, problem.ops.xp
+    kernel_of = _kernel(problem, g, epsilon)
+    epsilon = _representable(problem, epsilon)
+
+    def read(batches: slice, rows: slice, scores: Array) -> Array:
+        kernel, top = kernel_of(batches, rows, scores)
+        factor = _factor(problem, batches, rows, kernel)
+        joins = (factor > 0) & (top > -_INFINITY)
+        wide = ops.cast(xp.where(joins, factor, xp.ones_like(factor)), ops.wide)
+        value = epsilon * xp.log(wide) - ops.cast(xp.where(joins, top, xp.zeros_like(top)), ops.wide)
+        return xp.where(joins, value, xp.full_like(value, -_INFINITY))
+
+    return _gather(problem, read, (), ops.wide)
+
+
+def plan(problem: Problem, g: Array, epsilon: float) -> Array:
+    """The plan, (batches, n, k), with exact rows."""
+    kernel_of = _kernel(problem, g, epsilon)
+
+    def read(batches: slice, rows: slice, scores: Array) -> Array:
+        kernel, _ = kernel_of(batches, rows, scores)
+        return problem.ops.weighted(kernel, _factor(problem, batches, rows, kernel))
+
+    return _gather(problem, read, (problem.n_clusters,), problem.dtype)
+
+
+def plan_labels(problem: Problem, g: Array, epsilon: float) -> Array:
+    """The largest entry of each row of the plan, (batches, n); -1 for a sample that may join no cluster."""
+    ops, xp = problem.ops, problem.ops.xp
+    kernel_of = _kernel(problem, g, epsilon)
+
+    def read(batches: slice, rows: slice, scores: Array) -> Array:
+        kernel, top = kernel_of(batches, rows, scores)
+        largest = ops.argmax(kernel)
+        return xp.where(top > -_INFINITY, largest, xp.full_like(largest, -1))
+
+    return _gather(problem, read, (), xp.int64)
+
+
+def nearest(problem: Problem, g: Array) -> tuple[Array, Array]:
+    """The best cluster of each sample under ``scores + g``, and its value: (batches, n) both; -1 and -inf without any."""
+    ops, xp = problem.ops, problem.ops.xp
+    near = ops.cast(g, problem.dtype)
+
+    def read(batches: slice, rows: slice, scores: Array) -> tuple[Array, Array]:
+        shifted = scores + _spread(problem, batches, rows, near)
+        best = ops.row_max(shifted)
+        label = ops.argmax(shifted)
+        return xp.where(best > -_INFINITY, label, xp.full_like(label, -1)), best
+
+    found = [(batches, rows, *read(batches, rows, scores)) for batches, rows, scores in tiles(problem)]
+    labels = _join(problem, [(batches, rows, label) for batches, rows, label, _ in found], (), xp.int64)
+    return labels, _join(problem, [(batches, rows, best) for batches, rows, _, best in found], (), problem.dtype)
+
+
+def label_mass(problem: Problem, labels: Array) -> Array:
+    """Mass of the samples of each label, (n_problems, k)."""
+    ops, xp = problem.ops, problem.ops.xp
+    k = problem.n_clusters
+    if problem.groups is not None:
+        owner = problem.groups[None, :]
+    else:
+        owner = xp.broadcast_to(ops.arange(problem.n_problems)[:, None], labels.shape)
+    taken = labels >= 0
+    segments = xp.where(taken, owner * k + labels, xp.zeros_like(labels))
+    mass = xp.where(taken, problem.weights, xp.zeros_like(problem.weights))
+    sums = ops.segment_sum(xp.reshape(mass, (-1, 1)), xp.reshape(segments, (-1,)), problem.n_problems * k)
+    return xp.reshape(sums, (problem.n_problems, k))
+
+
+def _representable(problem: Problem, epsilon: float) -> float:
+    return max(epsilon, float(problem.ops.xp.finfo(problem.dtype).smallest_normal))
+
+
+def _kernel(problem: Problem, g: Array, epsilon: float) -> Callable[[slice, slice, Array], tuple[Array, Array]]:
+    """Start a pass over exp((scores + g - row maximum) / epsilon): a function that gives kernel and maxima of a tile."""
+    ops, xp = problem.ops, problem.ops.xp
+    epsilon = _representable(problem, epsilon)
+    near = ops.cast(g, problem.dtype)
+    rest = None
+    if near.dtype != g.dtype:
+        lost = g - ops.cast(near, g.dtype)  # NaN where both are -inf
+        # Clipped, since beyond one the scores themselves have no digits left at this epsilon.
+        rest = ops.cast(xp.clip(xp.where(g == -_INFINITY, xp.zeros_like(g), lost) / epsilon, -1.0, 1.0), problem.dtype)
+
+    def kernel_of(batches: slice, rows: slice, scores: Array) -> tuple[Array, Array]:
+        after = None if rest is None else _spread(problem, batches, rows, rest)
+        return ops.row_kernel(scores, _spread(problem, batches, rows, near), after, epsilon)
+
+    return kernel_of
+
+
+def _spread(problem: Problem, batches: slice, rows: slice, values: Array) -> Array:
+    """What each problem has per cluster, laid over a tile."""
+    if problem.groups is None:
+        return values[batches, None, :]
+    return problem.ops.xp.take(values, problem.groups[rows], axis=0)[None, ...]
+
+
+def _factor(problem: Problem, batches: slice, rows: slice, kernel: Array) -> Array:
+    """What each row of a tile is multiplied with so that it sums to its mass; zero for a row of zeros."""
+    # The largest entry is 1, or next to it, unless all are 0.
+    return problem.weights[batches, rows] / problem.ops.xp.clip(problem.ops.row_sum(kernel), 0.5, None)
+
+
+def _down(problem: Problem, rows: slice, values: Array) -> Array:
+    """Sum a tile (batches, rows, columns) over its rows, by problem."""
+    if problem.groups is None:
+        return problem.ops.column_sum(values)
+    return problem.ops.segment_sum(values[0, ...], problem.groups[rows], problem.n_problems)
+
+
+def _fold(
+    problem: Problem,
+    read: Callable[[slice, slice, Array], tuple[Array, Array]],
+    merge: Callable[[tuple[Array, Array], tuple[Array, Array]], tuple[Array, Array]],
+    empty: tuple[Array, Array],
+) -> tuple[Array, Array]:
+    """Read all tiles; merge what belongs to the same problems and lay the rest side by side."""
+    parts: list[tuple[slice, tuple[Array, Array]]] = []
+    for batches, rows, scores in tiles(problem):
+        value = read(batches, rows, scores)
+        if parts and parts[-1][0] == batches:
+            parts[-1] = (batches, merge(parts[-1][1], value))
+        else:
+            parts.append((batches, value))
+    if not parts:
+        return empty
+    if len(parts) == 1:
+        return parts[0][1]
+    concat = problem.ops.xp.concat
+    return concat([part[0] for _, part in parts], axis=0), concat([part[1] for _, part in parts], axis=0)
+
+
+def _gather(problem: Problem, read: Callable[[slice, slice, Array], Array], tail: tuple[int, ...], dtype: object) -> Array:
+    found = [(batches, rows, read(batches, rows, scores)) for batches, rows, scores in tiles(problem)]
+    return _join(problem, found, tail, dtype)
+
+
+def _join(problem: Problem, found: list[tuple[slice, slice, Array]], tail: tuple[int, ...], dtype: object) -> Array:
+    """Lay the answers of the tiles side by side: (batches, n, ...)."""
+    ops, xp = problem.ops, problem.ops.xp
+    if not found:
+        return ops.full((int(problem.weights.shape[0]), problem.n_samples, *tail), 0, dtype)
+    lines: list[tuple[slice, list[Array]]] = []
+    for batches, _, value in found:
+        if lines and lines[-1][0] == batches:
+            lines[-1][1].append(value)
+        else:
+            lines.append((batches, [value]))
+    whole = [line[0] if len(line) == 1 else xp.concat(line, axis=1) for _, line in lines]
+    return whole[0] if len(whole) == 1 else xp.concat(whole, axis=0)

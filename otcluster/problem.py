@@ -1,0 +1,213 @@
+"""What is asked: scores, the masses to respect and the groups that samples belong to, checked once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from otcluster._ops import GenericOps
+from otcluster._ops.generic import Array
+from otcluster.checks import InfeasibleError, check_values
+from otcluster.scores import DenseScores, PointScores, Scores
+
+__all__ = ["InfeasibleError", "Problem"]
+
+
+@dataclass(frozen=True, eq=False, repr=False, init=False)
+class Problem:
+    """Samples to be assigned to clusters: scores, and how much mass each side has.
+
+    Args:
+        scores: Similarities of shape (..., n, k), larger is closer (a cost enters as ``-cost``), or a
+            :class:`PointScores` that forms them from vectors. -inf forbids a pair; NaN and +inf are errors.
+        sample_mass: Mass of each sample, (..., n). Default: ones. A sample of mass w counts as w samples.
+        cluster_mass: Mass of each cluster, (..., k), or (n_groups, k) when grouped. The total must be that of the samples.
+            Default: the total, shared equally. Zero closes a cluster.
+        cluster_share: Relative masses of the same shapes, scaled to the mass of each problem. Excludes ``cluster_mass``.
+        groups: Integers of shape (n,): the problem each sample belongs to. Every group has k clusters of its own and
+            ``scores[i, j]`` is sample i against cluster j *of its group*. Groups may be empty.
+        n_groups: How many groups there are, required with ``groups``.
+        check_values: Look for NaN, +inf, disagreeing totals, group ids out of range and samples or clusters that nothing may
+            be assigned to. Shapes and dtypes are checked always.
+
+    Raises:
+        TypeError: An argument has the wrong type or dtype.
+        ValueError: Shapes do not fit, or values are impossible.
+        InfeasibleError: One row or column alone shows that no assignment exists.
+
+    Example:
+        >>> import numpy as np
+        >>> problem = Problem(np.array([[1.0, 0.0], [0.9, 0.8]]))
+        >>> problem.cluster_mass
+        array([1., 1.])
+    """
+
+    scores: Scores
+    sample_mass: Array
+    """(..., n), in the dtype of the answer."""
+    cluster_mass: Array
+    """(..., k) or (n_groups, k), in the dtype of the answer."""
+    groups: Array | None
+    n_groups: int | None
+    given: dict[str, Any]
+    """The caller's own arrays, by argument."""
+    weights: Array
+    """Sample masses as passes read them: (batches, n)."""
+    clusters: Array
+    """Cluster masses as passes read them: (n_problems, k), in the wide dtype, with the totals of the samples."""
+    totals: Array
+    """Mass of each problem: (n_problems,), in the wide dtype."""
+    closed: Array
+    """Which clusters the caller closed, by giving them no mass: (n_problems, k)."""
+    has_forbidden: bool | None
+    """Whether any pair is forbidden; None if nobody looked."""
+
+    def __init__(
+        self,
+        scores: Array | Scores,
+        *,
+        sample_mass: Array | None = None,
+        cluster_mass: Array | None = None,
+        cluster_share: Array | None = None,
+        groups: Array | None = None,
+        n_groups: int | None = None,
+        check_values: bool = True,
+    ) -> None:
+        if cluster_mass is not None and cluster_share is not None:
+            raise ValueError("give cluster_mass (absolute) or cluster_share (relative), not both")
+        source: Scores = scores if isinstance(scores, (DenseScores, PointScores)) else DenseScores(scores)
+        with source.ops.quiet():
+            self._take_in(source, groups, n_groups, sample_mass, cluster_mass, cluster_share, check_values)
+
+    def _take_in(
+        self,
+        source: Scores,
+        groups: Any,
+        n_groups: Any,
+        sample_mass: Any,
+        cluster_mass: Any,
+        cluster_share: Any,
+        check: bool,
+    ) -> None:
+        ops, xp = source.ops, source.ops.xp
+        ids, count = _groups(source, groups, n_groups)
+        arguments = {"sample_mass": sample_mass, "cluster_mass": cluster_mass, "cluster_share": cluster_share, "groups": groups}
+        given = {**source.sources, **{name: value for name, value in arguments.items() if value is not None}}
+        self._set(scores=source, groups=ids, n_groups=count, given=given)
+
+        weights = self._masses(sample_mass, "sample_mass", self.sample_shape, source.dtype)
+        weights = xp.reshape(weights, (1 if ids is not None else self.n_problems, self.n_samples))
+        self._set(sample_mass=xp.reshape(weights, self.sample_shape), weights=weights, totals=self._totals(weights))
+
+        name = next((name for name in ("cluster_mass", "cluster_share") if name in given), None)
+        shape = (*self.problem_shape, self.n_clusters)
+        clusters = self._masses(given.get(name or ""), name or "cluster_mass", shape, ops.wide)
+        clusters = xp.reshape(clusters, (self.n_problems, self.n_clusters))
+        self._set(closed=clusters == 0, has_forbidden=None)
+        if check and ops.may_check:
+            self._set(has_forbidden=check_values(self, clusters, name))
+        # Scaled also where the totals agree to rounding: a tolerance below that rounding can then be met.
+        sums = xp.sum(clusters, axis=-1)
+        clusters = clusters * (self.totals / xp.where(sums > 0, sums, xp.ones_like(sums)))[:, None]
+        self._set(clusters=clusters, cluster_mass=ops.cast(xp.reshape(clusters, shape), source.dtype))
+
+    def _set(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        grouped = f", n_groups={self.n_groups}" if self.n_groups is not None else ""
+        return f"Problem({self.scores!r}{grouped})"
+
+    @property
+    def ops(self) -> GenericOps:
+        return self.scores.ops
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the answer: float32 or float64."""
+        return self.scores.dtype
+
+    @property
+    def n_samples(self) -> int:
+        return self.scores.n_samples
+
+    @property
+    def n_clusters(self) -> int:
+        """Clusters of each problem (of each group, when grouped)."""
+        return self.scores.n_clusters
+
+    @property
+    def problem_shape(self) -> tuple[int, ...]:
+        """The shape of what there is one of per problem: the batch dimensions, or (n_groups,)."""
+        return self.scores.batch_shape if self.n_groups is None else (self.n_groups,)
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """The shape of what there is one of per sample."""
+        return (*self.scores.batch_shape, self.n_samples)
+
+    @property
+    def n_problems(self) -> int:
+        return math.prod(self.problem_shape)
+
+    def _masses(self, values: Any, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Masses in the library, device and shape of the scores, ones where none are given."""
+        ops = self.ops
+        if values is None:
+            return ops.full(shape, 1.0, dtype)
+        if ops.owns(values) and ops.device_of(values) != ops.device:
+            raise ValueError(f"{name} is on {ops.device_of(values)}, the scores are on {ops.device}: move one to the other")
+        array = ops.asarray(values)
+        if not ops.is_integer(array):
+            ops.float_dtype(array, name)
+        try:
+            return ops.xp.broadcast_to(ops.cast(array, dtype), shape)
+        except (ValueError, RuntimeError):
+            raise ValueError(f"{name} must have shape {shape}, got {tuple(array.shape)}") from None
+
+    def _totals(self, weights: Array) -> Array:
+        ops, xp = self.ops, self.ops.xp
+        wide = ops.cast(weights, ops.wide)
+        if self.groups is None:
+            return xp.sum(wide, axis=-1)
+        # Ids out of range are reported by the checks, which read these totals only after the ids.
+        inside = (self.groups >= 0) & (self.groups < self.n_problems)
+        if self.n_problems == 0:
+            return ops.full((0,), 0.0, ops.wide)
+        counted = xp.where(inside, wide[0, :], xp.zeros_like(wide[0, :]))[:, None]
+        return ops.segment_sum(counted, xp.where(inside, self.groups, xp.zeros_like(self.groups)), self.n_problems)[:, 0]
+
+
+def _groups(source: Scores, groups: Any, n_groups: Any) -> tuple[Array | None, int | None]:
+    """Group ids as int64 on the device of the scores, and how many groups there are."""
+    ops = source.ops
+    if groups is None:
+        if n_groups is not None:
+            raise ValueError("n_groups is given without groups: say which group each sample belongs to")
+        if source.n_groups is not None:
+            raise ValueError(
+                "centroids have a leading dimension that x has not: give groups and n_groups, or x with the same dimension"
+            )
+        return None, None
+    if n_groups is None:
+        raise ValueError("groups needs n_groups, the number of groups (empty ones counted)")
+    if isinstance(n_groups, bool) or not hasattr(n_groups, "__index__"):
+        raise TypeError(f"n_groups must be a whole number, got {n_groups!r}")
+    count = int(n_groups)
+    if count < 0:
+        raise ValueError(f"n_groups must not be negative, got {count}")
+    ids = ops.asarray(groups)
+    if not ops.is_integer(ids):
+        raise TypeError(f"groups must be integers, got {ids.dtype}")
+    if source.batch_shape:
+        raise ValueError(f"groups and leading batch dimensions do not mix: the scores have batch shape {source.batch_shape}")
+    if tuple(ids.shape) != (source.n_samples,):
+        raise ValueError(f"groups must have shape ({source.n_samples},), one id per sample, got {tuple(ids.shape)}")
+    if isinstance(source, PointScores) and source.n_groups != count:
+        raise ValueError(
+            f"grouped centroids must have shape (n_groups, n_clusters, d) with n_groups = {count}, "
+            f"got {tuple(source.given_centroids.shape)}"
+        )
+    return ops.cast(ids, ops.xp.int64), count

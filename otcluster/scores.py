@@ -1,0 +1,254 @@
+"""Where scores come from: an array that exists, or points and centroids whose scores are formed as they are needed.
+
+A source of scores hands out *tiles* of shape (batches, rows, clusters). Whoever asks sees no difference between the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, Protocol, TypeAlias, get_args
+
+from otcluster._ops import GenericOps, select
+from otcluster._ops.generic import Array
+
+Metric: TypeAlias = Literal["dot", "cosine", "sqeuclidean"]
+Tile: TypeAlias = Callable[[slice, slice], Array]
+
+
+class Scores(Protocol):
+    """What a problem needs to know of its scores."""
+
+    ops: GenericOps
+    dtype: Any
+    batch_shape: tuple[int, ...]
+    n_samples: int
+    n_clusters: int
+
+    @property
+    def sources(self) -> dict[str, Array]:
+        """The arrays of the caller, by the names of their arguments."""
+        ...
+
+    @property
+    def n_groups(self) -> int | None:
+        """How many groups the shapes of the scores speak for, where they do."""
+        ...
+
+    def finite_fact(self) -> Array:
+        """A scalar that is finite if all scores are."""
+        ...
+
+    def raise_not_finite(self) -> None:
+        """Raise if an argument holds what no scores may come from."""
+        ...
+
+    def tile_shape(self, groups: Array | None) -> tuple[int, int]:
+        """How many batches and rows to hand out at once."""
+        ...
+
+    def tiles(self, groups: Array | None) -> Tile:
+        """Start a pass: the function returned gives the scores of a range of batches and rows."""
+        ...
+
+
+class DenseScores:
+    """Scores that exist as an array.
+
+    Use :class:`PointScores` instead when the scores are similarities between vectors and n x k would not fit.
+
+    Args:
+        values: Similarities of shape (..., n_samples, n_clusters), larger is closer. -inf forbids a pair.
+
+    Raises:
+        TypeError: ``values`` is no array, or not of a floating-point dtype.
+        ValueError: ``values`` has fewer than two dimensions, or no clusters.
+
+    Example:
+        >>> import numpy as np
+        >>> DenseScores(np.zeros((5, 3))).n_clusters
+        3
+    """
+
+    n_groups: int | None = None
+
+    def __init__(self, values: Array) -> None:
+        self.ops = select(values, "scores")
+        if values.ndim < 2:
+            raise ValueError(f"scores must have shape (..., n_samples, n_clusters), got {tuple(values.shape)}")
+        if values.shape[-1] == 0:
+            raise ValueError(f"scores of shape {tuple(values.shape)} have no clusters: the last dimension must be at least 1")
+        self.dtype = self.ops.float_dtype(values, "scores")
+        self.given = values
+        with self.ops.quiet():
+            self.values = self.ops.cast(values, self.dtype)
+        *batch, self.n_samples, self.n_clusters = (int(size) for size in values.shape)
+        self.batch_shape = tuple(batch)
+
+    def __repr__(self) -> str:
+        return f"DenseScores(shape={tuple(self.given.shape)}, dtype={self.given.dtype})"
+
+    @property
+    def sources(self) -> dict[str, Array]:
+        return {"scores": self.given}
+
+    def finite_fact(self) -> Array:
+        return self.ops.xp.sum(self.values)
+
+    def raise_not_finite(self) -> None:
+        """Raise if finite scores are so large that differences of them overflow; -inf is a forbidden pair, and may be."""
+        xp = self.ops.xp
+        limit = xp.finfo(self.dtype).max / 16
+        if bool(xp.any((xp.abs(self.values) > limit) & xp.isfinite(self.values))):
+            raise ValueError(f"scores beyond {limit:.3g} overflow {self.dtype}: divide scores and epsilon by the same number")
+
+    def tile_shape(self, groups: Array | None) -> tuple[int, int]:
+        return _tile_shape(self.ops.tile_elements, self.n_samples, self.n_clusters)
+
+    def tiles(self, groups: Array | None) -> Tile:
+        values = self.ops.xp.reshape(self.values, (-1, self.n_samples, self.n_clusters)) if self.n_samples else self.values
+        return lambda batches, rows: values[batches, rows, :]
+
+
+class PointScores:
+    """Similarities between samples and centroids, formed in tiles and never stored as a whole.
+
+    Prefer plain scores when they exist anyway and fit.
+
+    Args:
+        x: Samples of shape (..., n_samples, d).
+        centroids: Centroids of shape (..., n_clusters, d), or (n_groups, n_clusters, d) for a grouped problem.
+        metric: ``"dot"``, ``"cosine"`` (a zero vector is similar to nothing: 0) or ``"sqeuclidean"`` (minus the squared
+            distance, computed around the mean of the centroids so that far-away data keep their precision).
+
+    Raises:
+        TypeError: An argument is no floating-point array, or the two are of different libraries or devices.
+        ValueError: The shapes do not fit each other, there are no centroids, or the metric is unknown.
+
+    Example:
+        >>> import numpy as np
+        >>> points = PointScores(np.array([[1.0, 0.0]]), np.array([[2.0, 0.0], [0.0, 1.0]]), metric="cosine")
+        >>> points.n_samples, points.n_clusters
+        (1, 2)
+    """
+
+    def __init__(self, x: Array, centroids: Array, *, metric: Metric = "dot") -> None:
+        self.ops = select(x, "x")
+        other = select(centroids, "centroids")
+        if type(self.ops) is not type(other) or self.ops.device_of(x) != other.device_of(centroids):
+            raise TypeError(
+                f"x and centroids must be of one library and device, got {type(x).__name__} on {self.ops.device_of(x)} "
+                f"and {type(centroids).__name__} on {other.device_of(centroids)}: move one to the other"
+            )
+        if metric not in get_args(Metric):
+            raise ValueError(f"metric must be one of {', '.join(get_args(Metric))}, got {metric!r}")
+        if x.ndim < 2 or centroids.ndim < 2 or x.shape[-1] != centroids.shape[-1]:
+            raise ValueError(
+                "x and centroids must have shapes (..., n_samples, d) and (..., n_clusters, d) with the same d, "
+                f"got {tuple(x.shape)} and {tuple(centroids.shape)}"
+            )
+        if centroids.shape[-2] == 0:
+            raise ValueError(f"centroids of shape {tuple(centroids.shape)} hold no clusters")
+        dtypes = [self.ops.float_dtype(x, "x"), self.ops.float_dtype(centroids, "centroids")]
+        self.dtype = self.ops.xp.float64 if self.ops.xp.float64 in dtypes else self.ops.xp.float32
+        self.metric = metric
+        self.given_x, self.given_centroids = x, centroids
+        with self.ops.quiet():
+            self.x = self.ops.cast(x, self.dtype)
+            self.centroids = self.ops.cast(centroids, self.dtype)
+        self.n_samples, self.dim = int(x.shape[-2]), int(x.shape[-1])
+        self.n_clusters = int(centroids.shape[-2])
+        batch, own = tuple(x.shape[:-2]), tuple(centroids.shape[:-2])
+        self.n_groups = int(own[0]) if not batch and len(own) == 1 else None
+        if self.n_groups is None and batch and own and batch != own:
+            raise ValueError(
+                f"x and centroids must have the same leading dimensions, got {tuple(x.shape)} and {tuple(centroids.shape)}"
+            )
+        self.batch_shape = tuple(int(size) for size in (batch or own)) if self.n_groups is None else ()
+
+    def __repr__(self) -> str:
+        return (
+            f"PointScores(x={tuple(self.given_x.shape)}, centroids={tuple(self.given_centroids.shape)}, "
+            f"metric={self.metric!r})"
+        )
+
+    @property
+    def sources(self) -> dict[str, Array]:
+        return {"x": self.given_x, "centroids": self.given_centroids}
+
+    def finite_fact(self) -> Array:
+        # No product of two vectors exceeds the larger square; a squared distance is at most four of them.
+        squares = [self.ops.xp.sum(4 * vectors * vectors) for vectors in (self.x, self.centroids)]
+        return squares[0] + squares[1]
+
+    def raise_not_finite(self) -> None:
+        """Say which of the arrays has a value that cannot be computed with, if one has."""
+        xp = self.ops.xp
+        for name, vectors in (("x", self.x), ("centroids", self.centroids)):
+            if not bool(xp.all(xp.isfinite(vectors))):
+                raise ValueError(f"{name} must be finite, got NaN or infinity")
+            limit = xp.finfo(self.dtype).max / (4 * max(self.dim, 1))
+            if self.metric != "cosine" and bool(xp.any(vectors * vectors > limit)):
+                raise ValueError(f"{name} is too large: squares of its entries overflow {self.dtype}, scale the data down")
+
+    def tile_shape(self, groups: Array | None) -> tuple[int, int]:
+        if groups is not None:  # the centroids of each row's group are gathered
+            return _tile_shape(self.ops.tile_elements, self.n_samples, self.n_clusters * max(self.dim, 1))
+        # A product of few rows would read all centroids for little work.
+        return _tile_shape(max(self.ops.tile_elements, 64 * self.n_clusters), self.n_samples, self.n_clusters)
+
+    def tiles(self, groups: Array | None) -> Tile:
+        xp = self.ops.xp
+        shape = (-1, self.n_samples, self.dim) if self.n_samples and self.dim else (1, self.n_samples, self.dim)
+        x = xp.reshape(self.x, shape)
+        centroids = xp.reshape(self.centroids, (-1, self.n_clusters, self.dim)) if self.dim else self.centroids
+        centre = None
+        if self.metric == "cosine":
+            centroids = self._normalised(centroids)
+        elif self.metric == "sqeuclidean":
+            centre = xp.mean(centroids, axis=-2, keepdims=True)
+            centroids = centroids - centre
+
+        def tile(batches: slice, rows: slice) -> Array:
+            points = x[batches if x.shape[0] > 1 else slice(None), rows, :]
+            if groups is not None:
+                own = groups[rows]
+                points = points[0, :, None, :]
+                near = xp.take(centroids, own, axis=0)
+                middle = None if centre is None else xp.take(centre, own, axis=0)
+            else:
+                each = batches if centroids.shape[0] > 1 else slice(None)
+                near = centroids[each, :, :]
+                middle = None if centre is None else centre[each, :, :]
+            values = self._compare(points, near, middle)
+            return values[None, :, 0, :] if groups is not None else values
+
+        return tile
+
+    def _compare(self, points: Array, centroids: Array, centre: Array | None) -> Array:
+        xp = self.ops.xp
+        if self.metric == "cosine":
+            points = self._normalised(points)
+        elif centre is not None:
+            points = points - centre
+        products = points @ xp.matrix_transpose(centroids)
+        if self.metric != "sqeuclidean":
+            return products
+        squares = xp.sum(points * points, axis=-1)[..., :, None] + xp.sum(centroids * centroids, axis=-1)[..., None, :]
+        return xp.minimum(2 * products - squares, xp.zeros_like(products))
+
+    def _normalised(self, vectors: Array) -> Array:
+        if self.dim == 0:
+            return vectors
+        xp = self.ops.xp
+        largest = xp.max(xp.abs(vectors), axis=-1, keepdims=True)
+        # Divided by the largest entry first, so that squares neither overflow nor vanish.
+        scaled = vectors / xp.where(largest == 0, xp.ones_like(largest), largest)
+        length = xp.sqrt(xp.sum(scaled * scaled, axis=-1, keepdims=True))
+        return scaled / xp.where(length == 0, xp.ones_like(length), length)
+
+
+def _tile_shape(elements: int, n_rows: int, row_elements: int) -> tuple[int, int]:
+    whole = n_rows * row_elements
+    if whole <= elements:
+        return max(1, elements // max(whole, 1)), max(n_rows, 1)
+    return 1, max(1, elements // row_elements)

@@ -1,0 +1,126 @@
+"""The one verb: a problem and a solver make an assignment. And the same in one line, for a matrix of scores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from otcluster._ops.generic import Array
+from otcluster.assignment import Assignment
+from otcluster.problem import Problem
+from otcluster.scores import Scores
+from otcluster.solvers import LogSinkhorn, Nearest, SinkhornKnopp, Solver
+
+
+def solve(problem: Problem, solver: Solver) -> Assignment:
+    """Assign the samples of ``problem`` to its clusters.
+
+    No gradient is recorded, autocast does not apply, and no input is written to.
+
+    Args:
+        problem: Scores of shape (..., n, k) with the masses to respect.
+        solver: Which algorithm, with its hyper-parameters.
+
+    Returns:
+        The assignment, which gives labels of shape (..., n), the plan of shape (..., n, k) and the rest on demand.
+
+    Raises:
+        TypeError: ``problem`` is no Problem or ``solver`` no solver.
+        ValueError: The solver cannot work on this problem.
+
+    Example:
+        >>> import numpy as np
+        >>> scores = np.array([[1.0, 0.0], [0.9, 0.8]])
+        >>> solve(Problem(scores), LogSinkhorn(epsilon=0.05)).labels()
+        array([0, 1])
+    """
+    if not isinstance(problem, Problem):
+        raise TypeError(f"problem must be a Problem, got {type(problem).__name__}: wrap the scores, Problem(scores)")
+    if isinstance(solver, type) or not isinstance(solver, Solver):
+        raise TypeError(f"solver must be a solver such as SinkhornKnopp(epsilon=0.05), got {solver!r}")
+    with problem.ops.quiet():
+        return solver.run(problem)
+
+
+def sinkhorn_knopp(scores: Array | Scores, *, epsilon: float = 0.05, max_iter: int = 3, **masses: Any) -> Assignment:
+    """Balance softly in ``max_iter`` rounds: :func:`solve` with :class:`SinkhornKnopp`.
+
+    Prefer :func:`log_sinkhorn` when the masses must be right.
+
+    Args:
+        scores: Similarities, (..., n, k), larger is closer; or :class:`PointScores`.
+        epsilon: Entropic strength, in units of the scores.
+        max_iter: Rounds.
+        **masses: ``sample_mass``, ``cluster_mass``, ``cluster_share``, ``groups``, ``n_groups``, ``check_values`` of
+            :class:`Problem`.
+
+    Returns:
+        The assignment.
+
+    Raises:
+        TypeError, ValueError: As :class:`Problem` and :class:`SinkhornKnopp` raise.
+
+    Example:
+        >>> import numpy as np
+        >>> sinkhorn_knopp(np.array([[1.0, 0.0], [0.9, 0.8]])).labels()
+        array([0, 1])
+
+    Source: Caron et al., "SwAV" (2020).
+    """
+    return solve(Problem(scores, **masses), SinkhornKnopp(epsilon=epsilon, max_iter=max_iter))
+
+
+def log_sinkhorn(
+    scores: Array | Scores, *, epsilon: float = 0.05, max_iter: int = 1000, tol: float | None = 1e-6, **masses: Any
+) -> Assignment:
+    """Balance softly until the masses are right: :func:`solve` with :class:`LogSinkhorn`.
+
+    Prefer :func:`sinkhorn_knopp` where a few rounds are enough.
+
+    Args:
+        scores: Similarities, (..., n, k), larger is closer; or :class:`PointScores`.
+        epsilon: Entropic strength, in units of the scores.
+        max_iter: Rounds at most.
+        tol: Largest ``marginal_error`` that counts as converged.
+        **masses: ``sample_mass``, ``cluster_mass``, ``cluster_share``, ``groups``, ``n_groups``, ``check_values`` of
+            :class:`Problem`.
+
+    Returns:
+        The assignment; its ``status`` says whether the tolerance was met.
+
+    Raises:
+        TypeError, ValueError: As :class:`Problem` and :class:`LogSinkhorn` raise.
+
+    Example:
+        >>> import numpy as np
+        >>> log_sinkhorn(np.array([[1.0, 0.0], [0.9, 0.8]])).cluster_sizes().round(3)
+        array([1., 1.])
+
+    Source: Cuturi, "Sinkhorn distances" (2013).
+    """
+    return solve(Problem(scores, **masses), LogSinkhorn(epsilon=epsilon, max_iter=max_iter, tol=tol))
+
+
+def nearest(scores: Array | Scores, **masses: Any) -> Assignment:
+    """Assign each sample to the cluster with its largest score: :func:`solve` with :class:`Nearest`.
+
+    Prefer the balanced solvers where clusters must share the samples.
+
+    Args:
+        scores: Similarities, (..., n, k), larger is closer; or :class:`PointScores`.
+        **masses: ``sample_mass``, ``cluster_mass``, ``cluster_share``, ``groups``, ``n_groups``, ``check_values`` of
+            :class:`Problem`.
+
+    Returns:
+        The assignment.
+
+    Raises:
+        TypeError, ValueError: As :class:`Problem` raises.
+
+    Example:
+        >>> import numpy as np
+        >>> nearest(np.array([[1.0, 0.0], [0.9, 0.8]])).labels()
+        array([0, 0])
+
+    Source: Lloyd (1982).
+    """
+    return solve(Problem(scores, **masses), Nearest())

@@ -1,0 +1,48 @@
+"""What a solver is: a frozen value of hyper-parameters that turns a problem into an assignment."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+from typing import Any, Protocol, runtime_checkable
+
+from otcluster.assignment import Assignment
+from otcluster.problem import Problem
+
+
+@runtime_checkable
+class Solver(Protocol):
+    """Anything that can be passed to :func:`otcluster.solve`."""
+
+    def run(self, problem: Problem) -> Assignment:
+        """Solve ``problem``; called by :func:`otcluster.solve`, which holds gradients and warnings off."""
+        ...
+
+
+def check_epsilon(epsilon: Any) -> None:
+    """Raise unless ``epsilon`` is a positive, finite number."""
+    _check_number("epsilon", epsilon)
+    if not 0 < epsilon < math.inf:
+        raise ValueError(f"epsilon must be positive and finite, got {epsilon}: it is in the units of the scores, 0.05 say")
+
+
+def check_max_iter(max_iter: Any) -> None:
+    """Raise unless ``max_iter`` is a whole number of at least one round."""
+    if isinstance(max_iter, bool) or not hasattr(max_iter, "__index__"):
+        raise TypeError(f"max_iter must be a whole number, got {max_iter!r}")
+    if max_iter < 1:
+        raise ValueError(f"max_iter must be at least 1, got {max_iter}")
+
+
+def check_tol(tol: Any) -> None:
+    """Raise unless ``tol`` is None or a number that an error can be compared with."""
+    if tol is None:
+        return
+    _check_number("tol", tol)
+    if not tol >= 0:
+        raise ValueError(f"tol must be None or not negative, got {tol}")
+
+
+def _check_number(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")

@@ -1,0 +1,46 @@
+"""Sinkhorn's rounds: the clusters' half, then the samples', until the masses are right or the rounds are used up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from otcluster import passes
+from otcluster.assignment import Assignment, EntropicAssignment
+from otcluster.problem import Problem
+
+
+def run_rounds(problem: Problem, solver: Any, *, epsilon: float, max_iter: int, tol: float | None) -> Assignment:
+    """Balance ``problem`` in rounds, each reading the scores once.
+
+    A round is written on the potential g of the clusters alone: the samples' half is exact in every plan formed from g. The
+    column sums that a pass finds serve twice, as the error of the plan of the present g and as its correction. In a batch, a
+    problem that has converged keeps its g.
+
+    Raises:
+        ValueError: ``epsilon`` is so large that potentials overflow the dtype.
+    """
+    ops, xp = problem.ops, problem.ops.xp
+    limits = xp.finfo(problem.dtype)
+    if epsilon > float(limits.max) / 1e8:
+        raise ValueError(f"epsilon {epsilon} is too large for {problem.dtype}: divide scores and epsilon by the same number")
+    g = passes.first_potential(problem, epsilon)
+    if tol is None:
+        for _ in range(max_iter - 1):
+            columns, _ = passes.plan_columns(problem, g, epsilon)
+            g = passes.raised(problem, g, columns, epsilon)
+        return EntropicAssignment(problem, solver, g, epsilon, max_iter)
+
+    # A plan in float32 rounds its entries: whoever sums it again must still find the tolerance met.
+    limit = max(tol - 4 * float(limits.eps), tol / 2)
+    done = ops.full((problem.n_problems,), 0.0, ops.wide) > 0
+    n_iter = xp.full_like(ops.cast(done, xp.int64), max_iter)
+    for rounds in range(1, max_iter + 1):
+        columns, lost = passes.plan_columns(problem, g, epsilon)
+        error = passes.column_error(problem, columns, lost)
+        met = error <= limit
+        n_iter = xp.where(met & ~done, xp.full_like(n_iter, rounds), n_iter)
+        done = done | met
+        if rounds == max_iter or (rounds % ops.rounds_between_syncs == 0 and bool(xp.all(done))):
+            break
+        g = xp.where(done[:, None], g, passes.raised(problem, g, columns, epsilon))
+    return EntropicAssignment(problem, solver, g, epsilon, n_iter, error=error, converged=done)
