@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterator
 
 from otcluster._ops.generic import Array
 from otcluster.problem import Problem
+from otcluster.scores import DenseScores
 
 _INFINITY = float("inf")
+_FEW_SCORES = 1 << 20
 
 
 def tiles(problem: Problem) -> Iterator[tuple[slice, slice, Array]]:
@@ -30,6 +32,16 @@ def tiles(problem: Problem) -> Iterator[tuple[slice, slice, Array]]:
         for start in range(0, problem.n_samples, some_rows):
             rows = slice(start, min(start + some_rows, problem.n_samples))
             yield batches, rows, tile(batches, rows)
+
+
+def held(problem: Problem) -> Problem:
+    """The same problem with its scores formed once, where they are few enough that forming them anew each round is waste."""
+    if isinstance(problem.scores, DenseScores) or not 0 < problem.weights.shape[0] * problem.n_samples <= _FEW_SCORES // (
+        problem.n_clusters
+    ):
+        return problem
+    scores = _gather(problem, lambda batches, rows, scores: scores, (problem.n_clusters,), problem.dtype)
+    return problem.with_scores(problem.ops.xp.reshape(scores, (*problem.sample_shape, problem.n_clusters)))
 
 
 def first_potential(problem: Problem, epsilon: float) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -151,6 +152,12 @@ class Problem:
     @property
     def n_problems(self) -> int:
         return math.prod(self.problem_shape)
+
+    def with_scores(self, values: Array) -> Problem:
+        """This problem, checked as it is, with other scores of the same shape."""
+        other = copy.copy(self)
+        other._set(scores=DenseScores(values))
+        return other
 
     def _masses(self, values: Any, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         """Masses in the library, device and shape of the scores, ones where none are given."""

@@ -23,12 +23,13 @@ def run_rounds(problem: Problem, solver: Any, *, epsilon: float, max_iter: int, 
     limits = xp.finfo(problem.dtype)
     if epsilon > float(limits.max) / 1e8:
         raise ValueError(f"epsilon {epsilon} is too large for {problem.dtype}: divide scores and epsilon by the same number")
+    asked, problem = problem, passes.held(problem)
     g = passes.first_potential(problem, epsilon)
     if tol is None:
         for _ in range(max_iter - 1):
             columns, _ = passes.plan_columns(problem, g, epsilon)
             g = passes.raised(problem, g, columns, epsilon)
-        return EntropicAssignment(problem, solver, g, epsilon, max_iter)
+        return EntropicAssignment(asked, solver, g, epsilon, max_iter)
 
     # A plan in float32 rounds its entries: whoever sums it again must still find the tolerance met.
     limit = max(tol - 4 * float(limits.eps), tol / 2)
@@ -43,4 +44,4 @@ def run_rounds(problem: Problem, solver: Any, *, epsilon: float, max_iter: int, 
         if rounds == max_iter or (rounds % ops.rounds_between_syncs == 0 and bool(xp.all(done))):
             break
         g = xp.where(done[:, None], g, passes.raised(problem, g, columns, epsilon))
-    return EntropicAssignment(problem, solver, g, epsilon, n_iter, error=error, converged=done)
+    return EntropicAssignment(asked, solver, g, epsilon, n_iter, error=error, converged=done)

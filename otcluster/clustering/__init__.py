@@ -1,0 +1,1 @@
+"""Clustering: assignment and centroid update in turn, and where the centroids start."""

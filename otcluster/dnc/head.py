@@ -1,0 +1,117 @@
+"""The head of Deep Nearest Centroids: an image is of the class of its nearest sub-centroid."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from otcluster.problem import Problem
+from otcluster.scores import PointScores
+from otcluster.solve import solve
+from otcluster.solvers import LogSinkhorn, Solver
+from otcluster.stores.centroids import CentroidStore
+from otcluster.stores.queue import MemoryQueue
+
+DEFAULT_SOLVER = LogSinkhorn(epsilon=0.05, max_iter=10, tol=0.01)
+"""More than three rounds: with ten modes a class, three leave some modes without a sub-centroid, ten find all of them."""
+
+
+class DNCHead(nn.Module):
+    """A classifier without weights: every class has sub-centroids, and the nearest one decides.
+
+    :meth:`forward` gives logits, the largest cosine of each class over the temperature, and changes nothing. :meth:`observe`
+    is the other half of a training step: it assigns recent features to the sub-centroids of their class in equal shares, and
+    moves each towards the mean of its own. The head has no parameters; a gradient reaches the backbone through the cosines.
+
+    Args:
+        dim: Length of a feature vector.
+        n_classes: Number of classes.
+        n_subcentroids: Sub-centroids of each class.
+        momentum: How much of a sub-centroid stays at a step, in [0, 1].
+        temperature: What cosines are divided with to make logits. One scale for all classes, so that the predicted class is
+            always that of the nearest sub-centroid.
+        memory: How many recent features (those of the batch counted) clustering sees; 0 for the batch alone.
+        solver: How features are assigned. Default: ten rounds of ``LogSinkhorn`` at 0.05, fewer where the balance is within 1 %.
+        seed: Seed of the start.
+
+    Raises:
+        TypeError: An argument is of the wrong type.
+        ValueError: A number is out of range.
+
+    Example:
+        >>> head = DNCHead(2, n_classes=2, n_subcentroids=1, memory=8)
+        >>> features, labels = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 1])
+        >>> head.observe(features, labels)
+        >>> head(features).argmax(1)
+        tensor([0, 1])
+
+    Source: Wang et al., "Visual recognition with deep nearest centroids" (ICLR 2023).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        n_classes: int,
+        *,
+        n_subcentroids: int = 4,
+        momentum: float = 0.999,
+        temperature: float = 0.1,
+        memory: int = 4096,
+        solver: Solver | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not temperature > 0 or temperature == float("inf"):
+            raise ValueError(f"temperature must be positive and finite, got {temperature}")
+        if solver is not None and (isinstance(solver, type) or not isinstance(solver, Solver)):
+            raise TypeError(f"solver must be a solver such as LogSinkhorn(epsilon=0.05), got {solver!r}")
+        self.n_classes, self.temperature, self.seed = int(n_classes), float(temperature), seed
+        self.solver = DEFAULT_SOLVER if solver is None else solver
+        self.store = CentroidStore(
+            n_classes=n_classes, n_centroids=n_subcentroids, dim=dim, momentum=momentum, metric="cosine", seed=seed
+        )
+        self.memory = MemoryQueue(memory, dim)
+
+    def extra_repr(self) -> str:
+        return f"temperature={self.temperature}, solver={self.solver}"
+
+    @property
+    def subcentroids(self) -> Tensor:
+        """Unit vectors, (n_classes, n_subcentroids, dim)."""
+        return self.store.centroids
+
+    def similarities(self, features: Tensor) -> Tensor:
+        """Cosine of each feature (n, dim) to each sub-centroid: (n, n_classes, n_subcentroids), never in half precision."""
+        with torch.autocast(features.device.type, enabled=False):
+            unit = nn.functional.normalize(features.to(self.subcentroids.dtype), dim=-1)
+            return (unit @ self.subcentroids.flatten(0, 1).T).unflatten(-1, self.subcentroids.shape[:2])
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits, (n, n_classes), of features (n, dim)."""
+        return self.similarities(features).amax(dim=-1) / self.temperature
+
+    @torch.no_grad()
+    def observe(self, features: Tensor, labels: Tensor) -> None:
+        """Cluster the features with those remembered, inside each class, and move the sub-centroids.
+
+        A class starts, by k-means++, when as many of its samples as it has sub-centroids are at hand.
+
+        Args:
+            features: (n, dim), of any length; directions are what counts.
+            labels: Class of each, integers of shape (n,).
+
+        Raises:
+            TypeError, ValueError: The arguments do not fit the head, or a label is out of range; the head is then unchanged.
+        """
+        self.store._check(features, labels)
+        with torch.autocast(features.device.type, enabled=False):
+            unit = nn.functional.normalize(features.detach().to(self.subcentroids.dtype), dim=-1)
+            self.memory.push(unit, labels)
+            if len(unit) < self.memory.capacity:
+                unit, labels = self.memory.features, self.memory.labels
+            if not len(unit):
+                return
+            self.store.start(unit, labels, seed=self.seed)
+            points = PointScores(unit, self.subcentroids, metric="cosine")
+            problem = Problem(points, groups=labels, n_groups=self.n_classes, check_values=False)
+            self.store.update(unit, labels, solve(problem, self.solver))
