@@ -1,0 +1,5 @@
+"""``python -m otcluster`` is the command line."""
+
+from otcluster.cli import main
+
+main()

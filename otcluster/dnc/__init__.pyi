@@ -1,0 +1,9 @@
+from otcluster.dnc.baselines import LinearHead as LinearHead
+from otcluster.dnc.classifier import Classifier as Classifier
+from otcluster.dnc.evaluation import evaluate as evaluate
+from otcluster.dnc.head import DNCHead as DNCHead
+from otcluster.dnc.prediction import predict as predict
+from otcluster.dnc.recipe import Recipe as Recipe
+from otcluster.dnc.recipe import load_recipe as load_recipe
+from otcluster.dnc.run import load_run as load_run
+from otcluster.dnc.training import train as train

@@ -1,0 +1,25 @@
+"""What DNC is compared with, on the same backbone and in the same loop."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class LinearHead(nn.Linear):
+    """The softmax classifier: one learnt weight vector and bias for each class.
+
+    Args:
+        dim: Length of a feature vector.
+        n_classes: Number of classes.
+
+    Example:
+        >>> LinearHead(4, 3)(torch.zeros(2, 4)).shape
+        torch.Size([2, 3])
+    """
+
+    def __init__(self, dim: int, n_classes: int) -> None:
+        super().__init__(dim, n_classes)
+
+    def observe(self, features: Tensor, labels: Tensor) -> None:
+        """Nothing to observe: all there is to learn is learnt by gradient."""

@@ -1,0 +1,150 @@
+"""Checkpoints that are whole or not there, and that cannot execute code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from otcluster.dnc.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+_KEPT = 2
+_FORMAT = 1
+MODEL_FILE = "model.safetensors"
+_LOOP_FILE = "training.pt"
+_MANIFEST = "manifest.json"
+_LATEST = "latest"
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A name to write to; what was written takes the place of ``path`` at once, or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part{path.suffix}")
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path``, whole or not at all."""
+    with replaced(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def save_checkpoint(folder: Path, step: int, model: dict[str, Tensor], loop: dict[str, Any]) -> Path:
+    """Save one checkpoint under ``folder`` and drop all but the newest two.
+
+    Args:
+        folder: ``checkpoints/`` of a run.
+        step: Steps done.
+        model: State of the model, centroids and memory included.
+        loop: State of optimizer and loop: tensors, numbers, strings, lists and dictionaries.
+
+    Returns:
+        The folder of the checkpoint.
+
+    Raises:
+        OSError: It could not be written; earlier checkpoints are as they were.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(".step-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary = folder / f".step-{step}.{os.getpid()}"
+    try:
+        temporary.mkdir()
+        save_file({name: value.detach().cpu().contiguous().clone() for name, value in model.items()}, temporary / MODEL_FILE)
+        torch.save(loop, temporary / _LOOP_FILE)
+        digests = {name: _digest(temporary / name) for name in (MODEL_FILE, _LOOP_FILE)}
+        manifest = {"format": _FORMAT, "step": step, "sha256": digests}
+        (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        for name in (*digests, _MANIFEST):
+            _sync(temporary / name)
+        _sync(temporary)
+        final = folder / f"step-{step}"
+        if final.exists():  # an earlier one of the same step, found unreadable
+            shutil.rmtree(final)
+        os.rename(temporary, final)
+        _sync(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    write_text(folder / _LATEST, f"{final.name}\n")
+    for old in _steps(folder)[_KEPT:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Read the newest checkpoint that is whole, saying so if it is not the last one.
+
+    Returns:
+        The two states that were saved; None where nothing was.
+
+    Raises:
+        CheckpointError: There are checkpoints, but none can be read.
+    """
+    candidates = _steps(folder)
+    latest = folder / _LATEST
+    if latest.is_file():
+        named = folder / latest.read_text(encoding="utf-8").strip()
+        candidates.sort(key=lambda path: path != named)
+    problems = []
+    for candidate in candidates:
+        try:
+            state = _read(candidate)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError, RuntimeError, EOFError) as error:
+            problems.append(f"{candidate.name}: {error}")
+            logger.warning("checkpoint %s cannot be used (%s); trying the one before", candidate.name, error)
+            continue
+        if problems:
+            logger.warning("going on from checkpoint %s", candidate.name)
+        return state
+    if problems:
+        raise CheckpointError(f"no checkpoint in {folder} can be read: {'; '.join(problems)}. Remove the folder to start again")
+    return None
+
+
+def _read(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    manifest = json.loads((checkpoint / _MANIFEST).read_text(encoding="utf-8"))
+    if manifest["format"] != _FORMAT:
+        raise ValueError(f"its format is {manifest['format']}, this version reads {_FORMAT}")
+    for name in (MODEL_FILE, _LOOP_FILE):
+        if _digest(checkpoint / name) != manifest["sha256"][name]:
+            raise ValueError(f"{name} is not as it was written")
+    loop: dict[str, Any] = torch.load(checkpoint / _LOOP_FILE, map_location="cpu", weights_only=True)
+    return load_file(checkpoint / MODEL_FILE), loop
+
+
+def _steps(folder: Path) -> list[Path]:
+    """The checkpoints, newest first."""
+    found = [path for path in folder.glob("step-*") if path.name[len("step-") :].isdigit()]
+    return sorted(found, key=lambda path: -int(path.name[len("step-") :]))
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

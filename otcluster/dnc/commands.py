@@ -1,0 +1,138 @@
+"""The commands ``otcluster dnc ...``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from safetensors.torch import save_file
+
+from otcluster.dnc.checkpoint import replaced
+from otcluster.dnc.errors import RunError
+from otcluster.dnc.evaluation import evaluate
+from otcluster.dnc.prediction import predict
+from otcluster.dnc.progress import Terminal
+from otcluster.dnc.recipe import load_recipe, recipe_names
+from otcluster.dnc.run import load_run
+from otcluster.dnc.training import Interrupted, train
+
+app = typer.Typer(no_args_is_help=True, help="Deep Nearest Centroids: train, evaluate and predict.")
+_errors = Console(stderr=True)
+
+_Data = Annotated[str | None, typer.Option("--data", metavar="DIR", help="Folder with train/<class>/* and test/<class>/*.")]
+_Run = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run.")]
+
+
+def _say(text: str) -> None:
+    typer.echo(text)
+
+
+def guarded(action: Any) -> Any:
+    """Run ``action``; print what is the user's to mend and exit with 2."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=_errors, show_path=False)])
+    try:
+        return action()
+    except Interrupted as interrupted:
+        typer.echo(str(interrupted), err=True)
+        # The interpreter may be torn down by now in ways that change the code: leave with the one that was promised.
+        raise typer.Exit(interrupted.exit_code) from None
+    except RunError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    except OSError as error:
+        typer.echo(f"error: {error.strerror or error}: {error.filename or ''}; what was written before is whole", err=True)
+        raise typer.Exit(2) from None
+
+
+@app.command("recipes")
+def recipes_command() -> None:
+    """List the recipes inside the package."""
+    for name in recipe_names():
+        _say(f"{name:16} {load_recipe(name).description}")
+
+
+@app.command("train")
+def train_command(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe, or a YAML file.")],
+    changes: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes of the recipe.")] = None,
+    data: _Data = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="RUN", help="Directory of the run.")] = None,
+) -> None:
+    """Train a recipe, or go on with a run of it."""
+
+    def action() -> None:
+        chosen = load_recipe(recipe, changes or [])
+        if data is not None:
+            chosen = replace(chosen, data=replace(chosen.data, dir=os.path.abspath(data)))
+        root = out or Path("runs") / chosen.name
+        with Terminal(Console()) as terminal:
+            metrics = train(chosen, root, progress=terminal)
+        _say(f"test accuracy {metrics['test']['accuracy']:.4f} after {metrics['seconds']:.0f} s, in {root}")
+
+    guarded(action)
+
+
+@app.command("eval")
+def eval_command(
+    run: _Run,
+    data: _Data = None,
+    features: Annotated[
+        Path | None, typer.Option("--features", metavar="FILE", help="Save features, labels and predictions (safetensors).")
+    ] = None,
+) -> None:
+    """Evaluate a run on its test images."""
+
+    def action() -> None:
+        loaded = load_run(run, data_dir=data)
+        split = loaded.load_data().test
+        result = evaluate(loaded.model, split, loaded.recipe.data)
+        if features is not None:
+            tensors = {"features": result.features, "labels": result.labels, "predictions": result.predictions}
+            with replaced(features) as temporary:
+                save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
+        metrics = result.metrics(loaded.classes)
+        for name, value in metrics["per_class"].items():
+            _say(f"{name:24} {'no images' if value is None else f'{value:.4f}'}")
+        _say(f"test accuracy {metrics['accuracy']:.4f} on {metrics['images']} images, of {run}")
+
+    guarded(action)
+
+
+@app.command("predict")
+def predict_command(
+    run: _Run,
+    images: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Image files.")],
+    invert: Annotated[bool, typer.Option("--invert", help="Swap dark and light first.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Classify pictures: class, share, sub-centroid and the nearest training images."""
+
+    def action() -> None:
+        loaded = load_run(run)
+        if loaded.recipe.data.kind == "digits" and not invert and not as_json:
+            typer.echo("the digits are white on black: pass --invert for dark ink on light paper", err=True)
+        failed: list[str] = []
+        for path in images:
+            try:
+                (found,) = predict(loaded, [path], invert=invert)
+            except RunError as error:
+                failed.append(path)
+                typer.echo(f"error: {error}", err=True)
+                continue
+            if as_json:
+                _say(json.dumps(vars(found), ensure_ascii=False))
+                continue
+            won = "" if found.subcentroid is None else f", sub-centroid {found.subcentroid}"
+            nearest = ", ".join(f"{name} ({cosine:.2f})" for name, cosine in found.nearest)
+            _say(f"{found.path}: {found.label} ({found.share:.1%}{won}), nearest: {nearest}")
+        if failed:
+            raise RunError(f"{len(failed)} of {len(images)} images could not be classified")
+
+    guarded(action)

@@ -1,0 +1,86 @@
+"""Pictures of a run: its curves, and the training images nearest to each sub-centroid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from otcluster.dnc.checkpoint import replaced
+from otcluster.dnc.data import Split
+from otcluster.dnc.typical import TypicalImages
+
+_SHOWN = 6
+_SIDE = 32
+_CLASSES_SHOWN = 20
+
+
+def draw_curves(history: list[dict[str, Any]], path: Path, title: str) -> None:
+    """Loss and accuracy against the epoch."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    loss, accuracy = figure.subplots(1, 2)
+    epochs = [row["epoch"] for row in history]
+    loss.plot(epochs, [row["train_loss"] for row in history], marker="o", markersize=3)
+    loss.set_ylabel("training loss (nats)")
+    accuracy.plot(epochs, [row["train_accuracy"] for row in history], marker="o", markersize=3, label="training, augmented")
+    accuracy.plot(epochs, [row["test_accuracy"] for row in history], marker="o", markersize=3, label="test")
+    accuracy.set_ylabel("accuracy")
+    accuracy.legend()
+    for axes in (loss, accuracy):
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def draw_subcentroids(typical: TypicalImages, split: Split, classes: list[str], path: Path) -> None:
+    """A row for each class, a column for each sub-centroid, and in each cell the training images nearest to it."""
+    shown = min(len(classes), _CLASSES_SHOWN)
+    k = int(typical.sizes.shape[1])
+    figure = Figure(figsize=(1.2 + 2.6 * k, 0.6 + 0.66 * shown), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(shown, k, squeeze=False)
+    for label in range(shown):
+        for subcentroid in range(k):
+            axes = grid[label][subcentroid]
+            at = typical.of(label, subcentroid)[:_SHOWN].tolist()
+            strip = _strip([split.read(int(typical.indices[position])) for position in at])
+            axes.imshow(strip)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.text(
+                0.995, 0.02, f"{int(typical.sizes[label, subcentroid])}", transform=axes.transAxes, ha="right", va="bottom",
+                fontsize=7, color="white", bbox={"facecolor": "black", "alpha": 0.6, "pad": 1, "linewidth": 0},
+            )  # fmt: skip
+            for spine in axes.spines.values():
+                spine.set_visible(False)
+            if label == 0:
+                axes.set_title(f"sub-centroid {subcentroid + 1}", fontsize=9)
+            if subcentroid == 0:
+                axes.set_ylabel(classes[label], rotation=0, ha="right", va="center", fontsize=9)
+    rest = f" (the first {shown} of {len(classes)} classes)" if shown < len(classes) else ""
+    figure.suptitle(f"Training images nearest to each sub-centroid, and how many it owns{rest}", fontsize=10)
+    _save(figure, path)
+
+
+def _strip(images: list[Image.Image]) -> npt.NDArray[np.uint8]:
+    """Thumbnails side by side; empty places stay white."""
+    strip = np.full((_SIDE, _SHOWN * (_SIDE + 1), 3), 255, dtype=np.uint8)
+    for place, image in enumerate(images):
+        left = place * (_SIDE + 1)
+        small = image.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
+        strip[:, left : left + _SIDE] = np.asarray(small)
+    return strip
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with replaced(path) as temporary:
+        figure.savefig(temporary, dpi=130)

@@ -1,0 +1,253 @@
+"""Recipes: everything that decides a run, as typed values read from YAML."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from otcluster.dnc.errors import RecipeError
+
+_PACKAGE = "otcluster.dnc.recipes"
+
+
+@dataclass
+class DataConfig:
+    """Images and how they are read."""
+
+    kind: str = "folder"
+    dir: str | None = None
+    image_size: int = 32
+    channels: int = 3
+    augment: str = "crop-flip"
+    broken: str = "refuse"
+    split_seed: int = 0
+    batch_size: int = 128
+    workers: int = 0
+
+
+@dataclass
+class BackboneConfig:
+    """Which timm model makes the features."""
+
+    name: str = "resnet18"
+    pretrained: bool = False
+
+
+@dataclass
+class HeadConfig:
+    """Which head classifies them."""
+
+    kind: str = "dnc"
+    n_subcentroids: int = 4
+    momentum: float = 0.999
+    temperature: float = 0.1
+
+
+@dataclass
+class SolverConfig:
+    """How features are assigned to the sub-centroids of their class."""
+
+    kind: str = "log_sinkhorn"
+    epsilon: float = 0.05
+    max_iter: int = 10
+    tol: float | None = 0.01
+
+
+@dataclass
+class MemoryConfig:
+    """How many recent features clustering sees."""
+
+    capacity: int = 4096
+
+
+@dataclass
+class OptimConfig:
+    """How the backbone learns."""
+
+    name: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    schedule: str = "cosine"
+    warmup_epochs: float = 0.0
+
+
+@dataclass
+class TrainConfig:
+    """How long, from which seed, and on what."""
+
+    epochs: int = 10
+    seed: int = 0
+    precision: str = "32-true"
+    accelerator: str = "auto"
+    checkpoint_steps: int = 200
+
+
+@dataclass
+class ExplainConfig:
+    """What is kept of the training images to show with a decision."""
+
+    images_per_subcentroid: int = 50
+
+
+@dataclass
+class Recipe:
+    """Everything that decides a run.
+
+    Example:
+        >>> load_recipe("digits", ["train.epochs=3"]).train.epochs
+        3
+    """
+
+    name: str = "recipe"
+    description: str = ""
+    data: DataConfig = field(default_factory=DataConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    solver: SolverConfig = field(default_factory=SolverConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    explain: ExplainConfig = field(default_factory=ExplainConfig)
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML."""
+        return OmegaConf.to_yaml(OmegaConf.create(asdict(self)))
+
+
+_CHOICES = {
+    "data.kind": ("digits", "folder"),
+    "data.augment": ("none", "crop", "crop-flip"),
+    "data.broken": ("refuse", "skip"),
+    "data.channels": (1, 3),
+    "head.kind": ("dnc", "linear"),
+    "solver.kind": ("log_sinkhorn", "sinkhorn_knopp", "nearest"),
+    "optim.name": ("sgd", "adamw"),
+    "optim.schedule": ("constant", "cosine"),
+    "train.precision": ("32-true", "64-true", "bf16-mixed", "16-mixed"),
+    "train.accelerator": ("auto", "cpu", "cuda", "mps"),
+}
+_AT_LEAST = {
+    "data.image_size": 1,
+    "data.batch_size": 2,
+    "data.workers": 0,
+    "data.split_seed": 0,
+    "head.n_subcentroids": 1,
+    "solver.max_iter": 1,
+    "memory.capacity": 0,
+    "optim.lr": 0,
+    "optim.weight_decay": 0,
+    "optim.warmup_epochs": 0,
+    "train.epochs": 1,
+    "train.seed": 0,
+    "train.checkpoint_steps": 1,
+    "explain.images_per_subcentroid": 1,
+}
+_POSITIVE = ("head.temperature", "solver.epsilon", "optim.lr")
+_SHARES = ("head.momentum", "optim.momentum")
+
+
+def recipe_names() -> list[str]:
+    """The recipes inside the package."""
+    return sorted(entry.name[: -len(".yaml")] for entry in resources.files(_PACKAGE).iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and change some of its keys.
+
+    Args:
+        name: A recipe of the package, or the path of a YAML file.
+        changes: ``key=value`` each, such as ``train.epochs=3``.
+
+    Returns:
+        The recipe, with the defaults for what the file leaves out.
+
+    Raises:
+        RecipeError: There is no such recipe or key, or a value is of the wrong type or out of range.
+    """
+    if name in recipe_names():
+        text = resources.files(_PACKAGE).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    elif name.endswith((".yaml", ".yml")):
+        try:
+            text = Path(name).read_text(encoding="utf-8")
+        except OSError as error:
+            raise RecipeError(f"cannot read recipe {name}: {error.strerror}") from None
+    else:
+        raise RecipeError(f"there is no recipe {name!r}{_nearest(name, recipe_names())}: choose one of {', '.join(recipe_names())}")
+    for change in changes:
+        if "=" not in change or change.startswith("="):
+            raise RecipeError(f"{change!r} is no change of a recipe: write key=value, train.epochs=3 for example")
+    try:
+        return parse_recipe(OmegaConf.merge(OmegaConf.create(text), OmegaConf.from_dotlist(list(changes))), name)
+    except RecipeError:
+        raise
+    except Exception as error:  # whatever YAML's reader raises
+        raise RecipeError(f"recipe {name} cannot be read: {error}") from error
+
+
+def parse_recipe(values: Any, source: str) -> Recipe:
+    """Check plain values against the types of :class:`Recipe`.
+
+    Raises:
+        RecipeError: A key is unknown, or a value is of the wrong type or out of range.
+    """
+    if not OmegaConf.is_dict(values):
+        raise RecipeError(f"recipe {source} must be a mapping of keys")
+    _check_keys(OmegaConf.to_container(values), Recipe(), "")
+    try:
+        recipe: Recipe = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Recipe), values))  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise RecipeError(f"{getattr(error, 'full_key', None) or source}: {str(error).splitlines()[0]}") from None
+    _check_values(recipe)
+    return recipe
+
+
+def _check_keys(values: Any, known: Any, prefix: str) -> None:
+    names = [each.name for each in fields(known)]
+    for key, value in values.items():
+        if key not in names:
+            everything = [f"{prefix}{name}" for name in names] if prefix else _all_keys()
+            raise RecipeError(f"unknown key {prefix}{key}{_nearest(f'{prefix}{key}', everything + _all_keys())}")
+        part = getattr(known, key)
+        if is_dataclass(part):
+            if not isinstance(value, dict):
+                raise RecipeError(f"{prefix}{key} is a group of keys, such as {prefix}{key}.{fields(part)[0].name}")
+            _check_keys(value, part, f"{prefix}{key}.")
+
+
+def _all_keys() -> list[str]:
+    return [f"{group}.{key}" for group, part in asdict(Recipe()).items() if isinstance(part, dict) for key in part]
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f", did you mean {match[0]}?" if match else ""
+
+
+def _check_values(recipe: Recipe) -> None:
+    def value(key: str) -> Any:
+        group, name = key.split(".")
+        return getattr(getattr(recipe, group), name)
+
+    for key, choices in _CHOICES.items():
+        if value(key) not in choices:
+            raise RecipeError(f"{key} must be one of {', '.join(map(str, choices))}, got {value(key)!r}")
+    for key, least in _AT_LEAST.items():
+        if not least <= value(key) < math.inf:
+            raise RecipeError(f"{key} must be at least {least} and finite, got {value(key)}")
+    for key in _POSITIVE:
+        if not 0 < value(key) < math.inf:
+            raise RecipeError(f"{key} must be positive and finite, got {value(key)}")
+    for key in _SHARES:
+        if not 0 <= value(key) <= 1:
+            raise RecipeError(f"{key} must lie in [0, 1], got {value(key)}")
+    if recipe.solver.tol is not None and not recipe.solver.tol >= 0:
+        raise RecipeError(f"solver.tol must be null or not negative, got {recipe.solver.tol}")

@@ -1,0 +1,179 @@
+"""The directory of a run: what lies in it, and whose it is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from otcluster.dnc.checkpoint import load_checkpoint, write_text
+from otcluster.dnc.classifier import Classifier, build_classifier
+from otcluster.dnc.data import ImageData, load_data
+from otcluster.dnc.errors import CheckpointError, RunError
+from otcluster.dnc.recipe import Recipe, parse_recipe
+
+_RECIPE = "recipe.yaml"
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Where the files of a run lie."""
+
+    root: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.root / _RECIPE
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.json"
+
+    @property
+    def history(self) -> Path:
+        return self.root / "history.csv"
+
+    @property
+    def curves(self) -> Path:
+        return self.root / "curves.png"
+
+    @property
+    def subcentroids(self) -> Path:
+        return self.root / "subcentroids.png"
+
+    @property
+    def index(self) -> Path:
+        """Features of the training images kept to be shown."""
+        return self.root / "index.safetensors"
+
+    @property
+    def index_names(self) -> Path:
+        return self.root / "index.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    def read_recipe(self) -> Recipe:
+        """The recipe as run.
+
+        Raises:
+            RunError: There is no run here.
+        """
+        try:
+            return parse_recipe(OmegaConf.create(self.recipe.read_text(encoding="utf-8")), str(self.recipe))
+        except FileNotFoundError:
+            raise RunError(f"{self.root} is no run: it holds no {_RECIPE}") from None
+
+    def read_metrics(self) -> dict[str, Any]:
+        """The result, as it was written."""
+        metrics: dict[str, Any] = json.loads(self.metrics.read_text(encoding="utf-8"))
+        return metrics
+
+    def claim(self, recipe: Recipe) -> None:
+        """Make this the directory of ``recipe``, or see that it is already.
+
+        Raises:
+            RunError: It holds something else; nothing was changed.
+        """
+        if self.recipe.is_file():
+            theirs = _essence(self.read_recipe())
+            ours = _essence(recipe)
+            if theirs != ours:
+                raise RunError(
+                    f"{self.root} holds a run of another recipe ({_difference(theirs, ours)}): choose another --out, "
+                    "or remove the folder"
+                )
+            return
+        if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
+            raise RunError(f"{self.root} exists and is no run: choose another --out")
+        self.root.mkdir(parents=True, exist_ok=True)
+        write_text(self.recipe, recipe.to_yaml())
+
+
+def _essence(recipe: Recipe) -> dict[str, Any]:
+    """What of a recipe decides the result: not where the data lie (their content is compared) or how they are read."""
+    same = replace(recipe, data=replace(recipe.data, dir=None, workers=0), description="")
+    essence: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(same.to_yaml()))  # type: ignore[assignment]
+    return essence
+
+
+def _difference(theirs: dict[str, Any], ours: dict[str, Any], prefix: str = "") -> str:
+    for key, value in theirs.items():
+        if value != ours[key]:
+            if isinstance(value, dict):
+                return _difference(value, ours[key], f"{key}.")
+            return f"{prefix}{key} is {value} there and {ours[key]} here"
+    return "no key"
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A trained model with the recipe and the images it was trained on."""
+
+    files: RunFiles
+    recipe: Recipe
+    classes: list[str]
+    model: Classifier
+
+    def load_data(self) -> ImageData:
+        """The images of the run.
+
+        Raises:
+            DataError: They are not where they were.
+        """
+        return load_data(self.recipe.data)
+
+
+def load_run(root: str | Path, *, data_dir: str | None = None) -> LoadedRun:
+    """Load the model of a run from its newest checkpoint.
+
+    Args:
+        root: Directory of the run.
+        data_dir: Where its images lie now. Default: where they lay.
+
+    Returns:
+        The model, in evaluation mode on the CPU, and what belongs to it.
+
+    Raises:
+        RunError: There is no run, no checkpoint, or the checkpoint does not fit.
+
+    Example:
+        >>> load_run("no/such/run")
+        Traceback (most recent call last):
+        ...
+        otcluster.dnc.errors.RunError: no/such/run is no run: it holds no recipe.yaml
+    """
+    files = RunFiles(Path(root))
+    recipe = files.read_recipe()
+    if data_dir is not None:
+        recipe = replace(recipe, data=replace(recipe.data, dir=data_dir))
+    state = load_checkpoint(files.checkpoints)
+    if state is None:
+        raise RunError(f"{files.root} holds no checkpoint yet: train it first")
+    weights, loop = state
+    model = build_classifier(recipe, len(loop["classes"]))
+    restore(model, weights, files.checkpoints)
+    return LoadedRun(files, recipe, list(loop["classes"]), model.eval())
+
+
+def restore(model: Classifier, weights: dict[str, Any], source: Path) -> None:
+    """Put ``weights`` into ``model``, all of them.
+
+    Raises:
+        CheckpointError: They are of another model; the message names the first that does not fit.
+    """
+    expected = model.state_dict()
+    for name in sorted({*expected, *weights}):
+        if name not in weights or name not in expected:
+            place = "the checkpoint" if name not in weights else "the model"
+            raise CheckpointError(f"{source} is of another model: {place} has no {name}")
+        if weights[name].shape != expected[name].shape:
+            raise CheckpointError(
+                f"{source} is of another model: {name} has shape {tuple(weights[name].shape)} there, "
+                f"{tuple(expected[name].shape)} here"
+            )
+    model.load_state_dict(weights)

@@ -1,0 +1,104 @@
+"""The training images that stand for a model: those nearest to each sub-centroid, kept with the run to be shown."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from otcluster.dnc.baselines import LinearHead
+from otcluster.dnc.checkpoint import replaced, write_text
+from otcluster.dnc.classifier import Classifier
+from otcluster.dnc.data import Split
+from otcluster.dnc.errors import RunError
+from otcluster.dnc.evaluation import Evaluation
+from otcluster.dnc.run import RunFiles
+
+
+@dataclass(frozen=True)
+class TypicalImages:
+    """Training images with their features, nearest to the sub-centroid that owns them first.
+
+    Attributes:
+        features: Unit vectors, (m, dim).
+        classes: Class of each, (m,).
+        subcentroids: Which sub-centroid of its class each is nearest to, (m,).
+        indices: Which training image each is, (m,).
+        names: Their names.
+        sizes: How many training images each sub-centroid owns, (n_classes, n_subcentroids).
+    """
+
+    features: Tensor
+    classes: Tensor
+    subcentroids: Tensor
+    indices: Tensor
+    names: list[str]
+    sizes: Tensor
+
+    def of(self, label: int, subcentroid: int) -> Tensor:
+        """Positions of the images of one sub-centroid, the nearest first."""
+        return torch.nonzero((self.classes == label) & (self.subcentroids == subcentroid)).flatten()
+
+    def save(self, files: RunFiles) -> None:
+        """Write the images to the run, whole or not at all."""
+        tensors = {
+            "features": self.features.float(),
+            "classes": self.classes,
+            "subcentroids": self.subcentroids,
+            "indices": self.indices,
+            "sizes": self.sizes,
+        }
+        with replaced(files.index) as temporary:
+            save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
+        write_text(files.index_names, json.dumps(self.names, ensure_ascii=False, indent=0) + "\n")
+
+    @classmethod
+    def load(cls, files: RunFiles) -> TypicalImages:
+        """Read the images of a run.
+
+        Raises:
+            RunError: Its training has not ended.
+        """
+        try:
+            tensors = load_file(files.index)
+            return cls(**tensors, names=json.loads(files.index_names.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise RunError(f"{files.root} has no training images to compare with yet: train it to the end first") from None
+
+
+def prototypes(model: Classifier, train: Evaluation, n_classes: int) -> Tensor:
+    """What stands for the classes, (n_classes, k, dim), unit vectors: the sub-centroids, or class means for a linear head."""
+    if not isinstance(model.head, LinearHead):
+        return model.head.subcentroids.detach().cpu()
+    unit = nn.functional.normalize(train.features, dim=-1)
+    sums = torch.zeros(n_classes, unit.shape[1], dtype=unit.dtype).index_add_(0, train.labels, unit)
+    return nn.functional.normalize(sums, dim=-1)[:, None, :]
+
+
+def find_typical(model: Classifier, train: Evaluation, split: Split, n_classes: int, each: int) -> TypicalImages:
+    """Keep, of each sub-centroid, the ``each`` training images of its class that are nearest to it and no other."""
+    centroids = prototypes(model, train, n_classes)
+    k = centroids.shape[1]
+    unit = nn.functional.normalize(train.features.to(centroids.dtype), dim=-1)
+    own = torch.cat(
+        [torch.einsum("nd,nkd->nk", rows, centroids[labels]) for rows, labels in zip(unit.split(4096), train.labels.split(4096))]
+    )
+    cosine, nearest = own.max(dim=1)
+    owner = train.labels * k + nearest
+    order = torch.argsort(cosine, descending=True, stable=True)
+    order = order[torch.argsort(owner[order], stable=True)]
+    sizes = torch.bincount(owner, minlength=n_classes * k)
+    rank = torch.arange(len(order)) - (sizes.cumsum(0) - sizes)[owner[order]]
+    kept = order[rank < each]
+    indices = train.indices[kept]
+    return TypicalImages(
+        unit[kept],
+        train.labels[kept],
+        nearest[kept],
+        indices,
+        [split.names[index] for index in indices.tolist()],
+        sizes.view(n_classes, k),
+    )
