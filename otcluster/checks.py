@@ -115,10 +115,9 @@ class _Survey:
                 f"sample {name} may join no open cluster: every score of its row is -inf or meets a closed cluster. "
                 "Allow one, or give the sample no mass"
             )
-        problem, at = self.problem, int(self.problem.ops.argmax(_flat(self.problem, self.lost_columns)))
-        row, column = divmod(at, problem.n_clusters)
+        row, column = divmod(_first(self.problem, self.lost_columns), self.problem.n_clusters)
         raise InfeasibleError(
-            f"cluster {column}{_place(problem, row)} may receive no sample: every score of its column is -inf. "
+            f"cluster {column}{_place(self.problem, row)} may receive no sample: every score of its column is -inf. "
             "Allow one, or close the cluster with cluster_share or cluster_mass of 0"
         )
 
@@ -135,12 +134,9 @@ def _tolerance(problem: Problem) -> float:
     return max((limit for dtype in dtypes for name, limit in _AGREEMENT.items() if dtype.endswith(name)), default=_EXACT)
 
 
-def _flat(problem: Problem, marked: Array) -> Array:
-    return problem.ops.cast(problem.ops.xp.reshape(marked, (-1,)), problem.ops.wide)
-
-
 def _first(problem: Problem, marked: Array) -> int:
-    return int(problem.ops.argmax(_flat(problem, marked)))
+    flat = problem.ops.xp.reshape(marked, (-1,))
+    return int(problem.ops.argmax(problem.ops.cast(flat, problem.ops.wide)))
 
 
 def _index(problem: Problem, marked: Array) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from typing import Any
 
 _NEEDED = ("typer", "rich", "matplotlib", "timm", "torchvision", "lightning_fabric", "omegaconf", "safetensors", "torchmetrics")
 
@@ -13,10 +14,10 @@ def main() -> None:
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         sys.exit(f"the command line needs {', '.join(missing)}: pip install 'otcluster[dnc]'")
-    build().__call__()
+    build()()
 
 
-def build() -> object:
+def build() -> Any:
     """The application, for tests and for :func:`main`."""
     import typer
 

@@ -75,7 +75,7 @@ def _patterns(problem: Problem) -> tuple[Ints, Bools, Floats]:
     split = table.shape[1] - 8
     distinct, which = np.unique(np.ascontiguousarray(table[:, :split]), axis=0, return_inverse=True)
     row_mass = np.ascontiguousarray(table[:, split:]).view(np.float64)[:, 0]
-    mass = np.bincount(which.reshape(-1), weights=row_mass, minlength=len(distinct))
+    mass: Floats = np.bincount(which.reshape(-1), weights=row_mass, minlength=len(distinct)).astype(np.float64)
     owners = np.ascontiguousarray(distinct[:, :8]).view("<i8")[:, 0].astype(np.int64)
     allowed = np.unpackbits(distinct[:, 8:], axis=1, count=problem.n_clusters).astype(bool)
     return owners, allowed, mass

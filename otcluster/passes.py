@@ -203,8 +203,8 @@ def _kernel(problem: Problem, g: Array, epsilon: float) -> Callable[[slice, slic
     rest = None
     if near.dtype != g.dtype:
         lost = g - ops.cast(near, g.dtype)  # NaN where both are -inf
-        # Clipped, since beyond one the scores themselves have no digits left at this epsilon.
-        rest = ops.cast(xp.clip(xp.where(g == -_INFINITY, xp.zeros_like(g), lost) / epsilon, -1.0, 1.0), problem.dtype)
+        # Clipped, so that the largest entry stays above 0.5: beyond that the scores have no digits left at this epsilon.
+        rest = ops.cast(xp.clip(xp.where(g == -_INFINITY, xp.zeros_like(g), lost) / epsilon, -0.5, 0.5), problem.dtype)
 
     def kernel_of(batches: slice, rows: slice, scores: Array) -> tuple[Array, Array]:
         after = None if rest is None else _spread(problem, batches, rows, rest)

@@ -154,7 +154,7 @@ class Problem:
         return math.prod(self.problem_shape)
 
     def with_scores(self, values: Array) -> Problem:
-        """This problem, checked as it is, with other scores of the same shape."""
+        """The same problem, checked as it is, with other scores of the same shape."""
         other = copy.copy(self)
         other._set(scores=DenseScores(values))
         return other

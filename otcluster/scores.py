@@ -12,6 +12,7 @@ from otcluster._ops import GenericOps, select
 from otcluster._ops.generic import Array
 
 Metric: TypeAlias = Literal["dot", "cosine", "sqeuclidean"]
+_HEADROOM = 16  # how much larger than a score the numbers made of it may become
 Tile: TypeAlias = Callable[[slice, slice], Array]
 
 
@@ -92,12 +93,16 @@ class DenseScores:
         return {"scores": self.given}
 
     def finite_fact(self) -> Array:
-        return self.ops.xp.sum(self.values)
+        xp = self.ops.xp
+        if not self.n_samples or 0 in self.batch_shape:
+            return self.ops.full((), 0.0, self.ops.wide)
+        least, greatest = self.ops.extremes(self.values)
+        return xp.maximum(greatest, -least) * _HEADROOM
 
     def raise_not_finite(self) -> None:
         """Raise if finite scores are so large that differences of them overflow; -inf is a forbidden pair, and may be."""
         xp = self.ops.xp
-        limit = xp.finfo(self.dtype).max / 16
+        limit = xp.finfo(self.dtype).max / _HEADROOM
         if bool(xp.any((xp.abs(self.values) > limit) & xp.isfinite(self.values))):
             raise ValueError(f"scores beyond {limit:.3g} overflow {self.dtype}: divide scores and epsilon by the same number")
 
@@ -167,8 +172,7 @@ class PointScores:
 
     def __repr__(self) -> str:
         return (
-            f"PointScores(x={tuple(self.given_x.shape)}, centroids={tuple(self.given_centroids.shape)}, "
-            f"metric={self.metric!r})"
+            f"PointScores(x={tuple(self.given_x.shape)}, centroids={tuple(self.given_centroids.shape)}, metric={self.metric!r})"
         )
 
     @property

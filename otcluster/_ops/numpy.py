@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import array_api_compat.numpy
@@ -34,9 +33,6 @@ class NumpyOps(GenericOps):
 
     def cast(self, array: Array, dtype: Any) -> Array:
         return array.astype(dtype, copy=False)
-
-    def quiet(self) -> contextlib.AbstractContextManager[Any]:
-        return np.errstate(all="ignore")
 
     def row_max(self, values: Array) -> Array:
         if not 1 < values.shape[-1] <= _FEW_COLUMNS:

@@ -49,12 +49,16 @@ class TorchOps(GenericOps):
         return None if array.is_inference() else int(array._version)
 
     @contextlib.contextmanager
-    def quiet(self) -> Any:  # type: ignore[override]
+    def quiet(self) -> Any:
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             yield
 
     def row_max(self, values: Array) -> Array:
         return torch.amax(values, dim=-1)
+
+    def extremes(self, values: Array) -> tuple[Array, Array]:
+        least, greatest = torch.aminmax(values)
+        return least, greatest
 
     def column_max(self, values: Array) -> Array:
         return torch.amax(values, dim=-2)

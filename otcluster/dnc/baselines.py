@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 
@@ -14,6 +13,7 @@ class LinearHead(nn.Linear):
         n_classes: Number of classes.
 
     Example:
+        >>> import torch
         >>> LinearHead(4, 3)(torch.zeros(2, 4)).shape
         torch.Size([2, 3])
     """

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from otcluster.dnc.errors import CheckpointError
@@ -69,7 +69,8 @@ def save_checkpoint(folder: Path, step: int, model: dict[str, Tensor], loop: dic
     temporary = folder / f".step-{step}.{os.getpid()}"
     try:
         temporary.mkdir()
-        save_file({name: value.detach().cpu().contiguous().clone() for name, value in model.items()}, temporary / MODEL_FILE)
+        weights = {name: value.detach().cpu().contiguous() for name, value in model.items()}
+        (temporary / MODEL_FILE).write_bytes(save(weights))
         torch.save(loop, temporary / _LOOP_FILE)
         digests = {name: _digest(temporary / name) for name in (MODEL_FILE, _LOOP_FILE)}
         manifest = {"format": _FORMAT, "step": step, "sha256": digests}

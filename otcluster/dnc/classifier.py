@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
@@ -60,7 +60,8 @@ def build_classifier(recipe: Recipe, n_classes: int) -> Classifier:
         backbone = timm.create_model(
             recipe.backbone.name, pretrained=recipe.backbone.pretrained, num_classes=0, in_chans=recipe.data.channels
         )
-        dim = int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)
+        sizes: Any = backbone
+        dim = int(getattr(sizes, "head_hidden_size", None) or sizes.num_features)
         if recipe.head.kind == "linear":
             return Classifier(backbone, LinearHead(dim, n_classes))
         head = DNCHead(

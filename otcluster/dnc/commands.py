@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from otcluster.dnc.checkpoint import replaced
 from otcluster.dnc.errors import RunError
@@ -96,7 +96,7 @@ def eval_command(
         if features is not None:
             tensors = {"features": result.features, "labels": result.labels, "predictions": result.predictions}
             with replaced(features) as temporary:
-                save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
+                temporary.write_bytes(save({name: value.contiguous() for name, value in tensors.items()}))
         metrics = result.metrics(loaded.classes)
         for name, value in metrics["per_class"].items():
             _say(f"{name:24} {'no images' if value is None else f'{value:.4f}'}")

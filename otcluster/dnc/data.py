@@ -224,7 +224,7 @@ def load_batches(
     """
     loader: DataLoader[Any] = DataLoader(
         _Images(split, convert, config, seed),
-        batch_sampler=[[(epoch, index) for index in batch] for batch in batches],  # type: ignore[arg-type]
+        batch_sampler=[[(epoch, index) for index in batch] for batch in batches],
         num_workers=config.workers,
         collate_fn=_collate,
         generator=torch.Generator().manual_seed(0),

@@ -41,12 +41,13 @@ class Evaluation:
         n = len(classes)
         per_class = MulticlassAccuracy(n, average=None)(self.predictions, self.labels).tolist()
         counts = torch.bincount(self.labels, minlength=n).tolist()
-        accuracy = float(MulticlassAccuracy(n, average="micro")(self.predictions, self.labels)) if len(self.labels) else math.nan
+        accuracy = (
+            float(MulticlassAccuracy(n, average="micro")(self.predictions, self.labels)) if len(self.labels) else math.nan
+        )
         return {
             "accuracy": round(accuracy, 6),
             "per_class": {
-                name: round(value, 6) if count else None
-                for name, value, count in zip(classes, per_class, counts, strict=True)
+                name: round(value, 6) if count else None for name, value, count in zip(classes, per_class, counts, strict=True)
             },
             "images": len(self.labels),
         }

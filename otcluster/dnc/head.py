@@ -31,7 +31,7 @@ class DNCHead(nn.Module):
         temperature: What cosines are divided with to make logits. One scale for all classes, so that the predicted class is
             always that of the nearest sub-centroid.
         memory: How many recent features (those of the batch counted) clustering sees; 0 for the batch alone.
-        solver: How features are assigned. Default: ten rounds of ``LogSinkhorn`` at 0.05, fewer where the balance is within 1 %.
+        solver: How features are assigned. Default: :data:`DEFAULT_SOLVER`, up to ten rounds.
         seed: Seed of the start.
 
     Raises:
@@ -84,7 +84,8 @@ class DNCHead(nn.Module):
         """Cosine of each feature (n, dim) to each sub-centroid: (n, n_classes, n_subcentroids), never in half precision."""
         with torch.autocast(features.device.type, enabled=False):
             unit = nn.functional.normalize(features.to(self.subcentroids.dtype), dim=-1)
-            return (unit @ self.subcentroids.flatten(0, 1).T).unflatten(-1, self.subcentroids.shape[:2])
+            cosines = unit @ self.subcentroids.flatten(0, 1).T
+            return cosines.view(len(unit), *self.subcentroids.shape[:2])
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits, (n, n_classes), of features (n, dim)."""

@@ -70,7 +70,7 @@ class Terminal:
 
     def step(self, step: int, steps: int, epoch: int, epochs: int, *, loss: float, accuracy: float) -> None:
         """Move the bar."""
-        state = {"epoch": f"{epoch}/{epochs}", "loss": loss, "accuracy": accuracy}
+        state: dict[str, Any] = {"epoch": f"{epoch}/{epochs}", "loss": loss, "accuracy": accuracy}
         if self._task is None:
             self._task = self._bar.add_task("", total=steps, completed=step - 1, **state)
         self._bar.update(self._task, completed=step, **state)

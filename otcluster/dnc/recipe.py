@@ -181,7 +181,9 @@ def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
         except OSError as error:
             raise RecipeError(f"cannot read recipe {name}: {error.strerror}") from None
     else:
-        raise RecipeError(f"there is no recipe {name!r}{_nearest(name, recipe_names())}: choose one of {', '.join(recipe_names())}")
+        raise RecipeError(
+            f"there is no recipe {name!r}{_nearest(name, recipe_names())}: choose one of {', '.join(recipe_names())}"
+        )
     for change in changes:
         if "=" not in change or change.startswith("="):
             raise RecipeError(f"{change!r} is no change of a recipe: write key=value, train.epochs=3 for example")

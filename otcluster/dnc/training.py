@@ -35,7 +35,7 @@ from otcluster.dnc.typical import find_typical
 logger = logging.getLogger(__name__)
 
 
-class Interrupted(Exception):  # noqa: N818
+class Interrupted(Exception):
     """Training was stopped by a signal, after the step in hand; the run can be resumed."""
 
     def __init__(self, signum: int, step: int) -> None:

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from otcluster.dnc.baselines import LinearHead
@@ -52,7 +52,7 @@ class TypicalImages:
             "sizes": self.sizes,
         }
         with replaced(files.index) as temporary:
-            save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
+            temporary.write_bytes(save({name: value.contiguous() for name, value in tensors.items()}))
         write_text(files.index_names, json.dumps(self.names, ensure_ascii=False, indent=0) + "\n")
 
     @classmethod
@@ -83,9 +83,8 @@ def find_typical(model: Classifier, train: Evaluation, split: Split, n_classes: 
     centroids = prototypes(model, train, n_classes)
     k = centroids.shape[1]
     unit = nn.functional.normalize(train.features.to(centroids.dtype), dim=-1)
-    own = torch.cat(
-        [torch.einsum("nd,nkd->nk", rows, centroids[labels]) for rows, labels in zip(unit.split(4096), train.labels.split(4096))]
-    )
+    chunks = zip(torch.split(unit, 4096), torch.split(train.labels, 4096), strict=True)
+    own = torch.cat([torch.einsum("nd,nkd->nk", rows, centroids[labels]) for rows, labels in chunks])
     cosine, nearest = own.max(dim=1)
     owner = train.labels * k + nearest
     order = torch.argsort(cosine, descending=True, stable=True)

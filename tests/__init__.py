@@ -1,0 +1,1 @@
+"""Laws over a registry of solvers, and tests that mirror the package."""

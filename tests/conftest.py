@@ -1,0 +1,22 @@
+"""Settings of the whole suite: property tests draw the same examples on every machine."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from hypothesis import HealthCheck, settings
+
+# With two workers on two cores, more threads than one each only get in each other's way.
+torch.set_num_threads(1)
+
+settings.register_profile(
+    "ci",
+    max_examples=200,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.register_profile("quick", settings.get_profile("ci"), max_examples=20)
+settings.load_profile(os.environ.get("OTCLUSTER_HYPOTHESIS", "ci"))

@@ -1,0 +1,232 @@
+"""What holds of every solver, as plain functions: each raises AssertionError where it does not.
+
+A tolerance is a number of roundings, ``eps * max(1, range / epsilon)``: an exponential of scores / epsilon cannot know better.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+import otcluster as otc
+from tests.oracles import error_of
+from tests.strategies import to_numpy
+
+EPSILON = 0.4
+
+
+def answer(row, case, scores=None, epsilon=EPSILON, **masses):
+    """Solve a case in its library: (problem, assignment)."""
+    laid, given = case.laid(scores, **masses)
+    problem = otc.Problem(laid, **given)
+    return problem, otc.solve(problem, row.make(epsilon))
+
+
+def rounding(case, scores=None, epsilon=EPSILON):
+    values = case.scores if scores is None else scores
+    size = float(np.abs(values).max()) if values.size else 0.0
+    return 16 * case.eps * max(1.0, 2 * size / epsilon)
+
+
+def slack(row, case, **kwargs):
+    """How far two answers to the same question may lie apart, as a share of a sample's mass."""
+    # Two plans that are both within the tolerance differ by up to the whole misplaced mass, n times a sample's.
+    converged = 4 * row.tolerance * max(case.scores.shape[0], 1) if row.tolerance else 0.0
+    return rounding(case, **kwargs) + converged
+
+
+def rows_are_finite_and_exact(row, case):
+    problem, assignment = answer(row, case)
+    plan = to_numpy(assignment.plan())
+    assert np.isfinite(plan).all()
+    assert (plan >= 0).all()
+    limit = 1e-5 if case.dtype == "float32" else 1e-12
+    np.testing.assert_allclose(plan.sum(-1), to_numpy(problem.sample_mass), rtol=limit)
+
+
+def labels_are_the_largest_entries(row, case):
+    _, assignment = answer(row, case)
+    labels = to_numpy(assignment.labels())
+    assert labels.dtype == np.int64
+    np.testing.assert_array_equal(labels, to_numpy(assignment.plan()).argmax(-1))
+
+
+def sizes_are_column_sums(row, case):
+    problem, assignment = answer(row, case)
+    sums = to_numpy(assignment.plan()).astype(np.float64).sum(-2)
+    total = float(to_numpy(problem.sample_mass).sum())
+    np.testing.assert_allclose(to_numpy(assignment.cluster_sizes()), sums, atol=8 * case.eps * max(total, 1))
+
+
+def error_is_the_recomputed_one(row, case):
+    problem, assignment = answer(row, case)
+    error = float(to_numpy(assignment.marginal_error))
+    if row.entropic:
+        true = error_of(to_numpy(assignment.plan()), to_numpy(problem.sample_mass), to_numpy(problem.cluster_mass))
+        assert abs(error - true) <= 16 * case.eps
+        if assignment.status is otc.Status.CONVERGED:
+            assert true <= row.tolerance
+    else:
+        assert error <= 8 * case.eps
+    if row.tolerance is not None:
+        assert (assignment.status is otc.Status.CONVERGED) == (error <= row.tolerance)
+
+
+def potentials_make_the_plan(row, case):
+    problem, assignment = answer(row, case)
+    f, g = (to_numpy(each).astype(np.float64) for each in assignment.potentials)
+    scores = to_numpy(case.lay(case.scores)).astype(np.float64)
+    plan = np.exp((scores + f[:, None] + g[None, :]) / EPSILON)
+    scale = float(to_numpy(problem.sample_mass).max())
+    np.testing.assert_allclose(plan, to_numpy(assignment.plan()), atol=scale * rounding(case))
+
+
+def scaling_together_changes_nothing(row, case):
+    _, one = answer(row, case)
+    _, two = answer(row, case, scores=4 * case.scores, epsilon=4 * EPSILON)
+    np.testing.assert_allclose(to_numpy(one.plan()), to_numpy(two.plan()), atol=2 * slack(row, case))
+
+
+def offsets_leave_the_converged_plan(row, case):
+    rng = np.random.default_rng(0)
+    n, k = case.scores.shape
+    moved = case.scores + rng.uniform(-1, 1, (n, 1)) + rng.uniform(-1, 1, (1, k))
+    _, one = answer(row, case)
+    _, two = answer(row, case, scores=moved)
+    difference = np.abs(to_numpy(one.plan()) - to_numpy(two.plan())).max(initial=0.0)
+    assert difference <= 2 * slack(row, case, scores=moved)
+
+
+def permuting_permutes(row, case):
+    rng = np.random.default_rng(0)
+    n, k = case.scores.shape
+    rows, columns = rng.permutation(n), rng.permutation(k)
+    masses = {}
+    if "sample_mass" in case.masses:
+        masses["sample_mass"] = case.masses["sample_mass"][rows]
+    if "cluster_share" in case.masses:
+        masses["cluster_share"] = case.masses["cluster_share"][columns]
+    _, one = answer(row, case)
+    _, two = answer(row, case, scores=case.scores[rows][:, columns], **masses)
+    expected = to_numpy(one.plan())[rows][:, columns]
+    if row.entropic:
+        np.testing.assert_allclose(to_numpy(two.plan()), expected, atol=2 * slack(row, case))
+    else:  # of equal scores another may come first
+        own = np.take_along_axis(case.scores[rows][:, columns], to_numpy(two.labels())[:, None], 1)
+        np.testing.assert_allclose(own[:, 0], case.scores[rows].max(1), atol=case.eps * 4)
+
+
+def batched_is_looped(row, case):
+    rng = np.random.default_rng(0)
+    stack = np.stack([case.scores, rng.uniform(-1, 1, case.scores.shape), -case.scores])
+    masses = {}
+    if "sample_mass" in case.masses:
+        masses["sample_mass"] = np.stack([case.masses["sample_mass"]] * 3)
+    if "cluster_share" in case.masses:
+        masses["cluster_share"] = np.stack([case.masses["cluster_share"]] * 3)
+    _, batch = answer(row, case, scores=stack, **masses)
+    alone = [answer(row, case, scores=each)[1] for each in stack]
+    for at, one in enumerate(alone):
+        np.testing.assert_allclose(to_numpy(batch.plan())[at], to_numpy(one.plan()), atol=rounding(case, scores=stack))
+        assert abs(int(to_numpy(batch.n_iter)[at]) - int(to_numpy(one.n_iter))) <= (1 if case.dtype == "float32" else 0)
+    worst = max(alone, key=lambda one: list(otc.Status).index(one.status))
+    assert batch.status is worst.status
+
+
+def grouped_is_looped(row, case):
+    problem, whole = answer(row, case)
+    groups, n_groups = case.masses["groups"], case.masses["n_groups"]
+    plan, labels, sizes = to_numpy(whole.plan()), to_numpy(whole.labels()), to_numpy(whole.cluster_sizes())
+    assert sizes.shape == (n_groups, problem.n_clusters)
+    for group in range(n_groups):
+        own = groups == group
+        masses = {"groups": None, "n_groups": None}
+        if "sample_mass" in case.masses:
+            masses["sample_mass"] = case.masses["sample_mass"][own]
+        if "cluster_share" in case.masses:
+            masses["cluster_share"] = case.masses["cluster_share"][group]
+        _, one = answer(row, case, scores=case.scores[own], **masses)
+        np.testing.assert_allclose(
+            plan[own], to_numpy(one.plan()), atol=max(1e-6, rounding(case)) if row.tolerance else rounding(case)
+        )
+        np.testing.assert_allclose(sizes[group], plan[own].sum(0), atol=64 * case.eps)
+        clear = np.sort(plan[own], 1)[:, -1] - (np.sort(plan[own], 1)[:, -2] if plan.shape[1] > 1 else 0) > 1e-5
+        np.testing.assert_array_equal(labels[own][clear], to_numpy(one.labels())[clear])
+
+
+def weight_is_repetition(row, case):
+    rng = np.random.default_rng(0)
+    times = rng.integers(1, 4, len(case.scores))
+    _, weighted = answer(row, case, sample_mass=times.astype(np.float64))
+    _, repeated = answer(row, case, scores=np.repeat(case.scores, times, axis=0), sample_mass=None)
+    starts = np.cumsum(times) - times
+    expected = to_numpy(repeated.plan())[starts] * times[:, None]
+    np.testing.assert_allclose(to_numpy(weighted.plan()), expected, atol=3 * slack(row, case))
+
+
+def closed_is_left_out(row, case):
+    n, k = case.scores.shape
+    share = np.r_[case.masses.get("cluster_share", np.ones(k)), 0.0]
+    extra = np.c_[case.scores, np.full(n, case.scores.max(initial=0.0) + 1)]
+    _, one = answer(row, case, scores=extra, cluster_share=share)
+    _, two = answer(row, case)
+    plan = to_numpy(one.plan())
+    assert (plan[:, k] == 0).all()
+    np.testing.assert_allclose(plan[:, :k], to_numpy(two.plan()), atol=2 * slack(row, case))
+    f, g = (to_numpy(each) for each in one.potentials)
+    assert np.isneginf(g[k])
+    assert np.isfinite(g[:k]).all()
+    assert np.isfinite(f).all()
+
+
+def weightless_changes_nothing(row, case):
+    n, _ = case.scores.shape
+    mass = case.masses.get("sample_mass", np.ones(n))
+    extra = np.r_[case.scores, case.scores[:1] + 3]
+    _, one = answer(row, case, scores=extra, sample_mass=np.r_[mass, 0.0])
+    _, two = answer(row, case)
+    plan = to_numpy(one.plan())
+    assert (plan[n] == 0).all()
+    np.testing.assert_allclose(plan[:n], to_numpy(two.plan()), atol=2 * slack(row, case))
+    f = to_numpy(one.potentials[0])
+    assert np.isneginf(f[n])
+    assert np.isfinite(f[:n]).all()
+
+
+def inputs_are_left_alone(row, case):
+    laid, given = case.laid()
+    before = to_numpy(laid).copy(), {name: to_numpy(value).copy() for name, value in given.items() if hasattr(value, "shape")}
+    assignment = otc.solve(otc.Problem(laid, **given), row.make(EPSILON))
+    for ask in (assignment.plan, assignment.labels, assignment.cluster_sizes, lambda: assignment.potentials):
+        ask()
+    np.testing.assert_array_equal(to_numpy(laid), before[0])
+    for name, value in before[1].items():
+        np.testing.assert_array_equal(to_numpy(given[name]), value)
+
+
+def answers_stay_in_their_library(row, case):
+    laid, given = case.laid()
+    problem = otc.Problem(laid, **given)
+    assignment = otc.solve(problem, row.make(EPSILON))
+    for array in (assignment.plan(), *assignment.potentials, assignment.cluster_sizes()):
+        assert type(array) is type(laid)
+        assert array.dtype == laid.dtype
+    assert type(assignment.labels()) is type(laid)
+
+
+GENERAL = [
+    rows_are_finite_and_exact,
+    labels_are_the_largest_entries,
+    sizes_are_column_sums,
+    error_is_the_recomputed_one,
+    scaling_together_changes_nothing,
+    permuting_permutes,
+    batched_is_looped,
+    weight_is_repetition,
+    closed_is_left_out,
+    weightless_changes_nothing,
+    inputs_are_left_alone,
+    answers_stay_in_their_library,
+]
+ENTROPIC = [potentials_make_the_plan]
+BALANCING = [offsets_leave_the_converged_plan]
+GROUPED = [grouped_is_looped]

@@ -1,0 +1,41 @@
+"""The solvers that the laws are held to. A new solver is a row here, and inherits every law, library and dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+import otcluster as otc
+
+
+@dataclass(frozen=True)
+class Row:
+    """A solver and what may be expected of it.
+
+    Attributes:
+        make: The solver at an entropic strength (ignored by solvers without one).
+        entropic: Has a plan exp((scores + f + g) / epsilon).
+        balances: Its plan meets the masses of the clusters, to its tolerance.
+        tolerance: That tolerance; None if it does a fixed number of rounds.
+    """
+
+    name: str
+    make: Callable[[float], Any]
+    entropic: bool = True
+    balances: bool = False
+    tolerance: float | None = None
+
+
+ROWS = [
+    Row("SinkhornKnopp, 3 rounds", lambda epsilon: otc.SinkhornKnopp(epsilon=epsilon)),
+    Row("SinkhornKnopp, to 1e-4", lambda epsilon: otc.SinkhornKnopp(epsilon, 5000, 1e-4), balances=True, tolerance=1e-4),
+    Row("LogSinkhorn", lambda epsilon: otc.LogSinkhorn(epsilon, 20000, 1e-5), balances=True, tolerance=1e-5),
+    Row("Nearest", lambda epsilon: otc.Nearest(), entropic=False),
+]
+
+every_solver = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+entropic_solvers = pytest.mark.parametrize("row", [row for row in ROWS if row.entropic], ids=lambda row: row.name)
+balancing_solvers = pytest.mark.parametrize("row", [row for row in ROWS if row.balances], ids=lambda row: row.name)

@@ -1,0 +1,101 @@
+"""What an answer says, and that it stays true."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import otcluster as otc
+from tests.strategies import clustered_scores
+
+
+@pytest.mark.parametrize("changed", ["scores", "sample_mass"])
+def test_a_change_in_place_raises_rather_than_misleads(changed):
+    given = {"scores": torch.rand(6, 3), "sample_mass": torch.ones(6)}
+    assignment = otc.solve(otc.Problem(given["scores"], sample_mass=given["sample_mass"]), otc.SinkhornKnopp())
+    before = assignment.plan()
+    given[changed].mul_(2)
+    for ask in (assignment.plan, assignment.labels, assignment.cluster_sizes, lambda: assignment.potentials):
+        with pytest.raises(RuntimeError, match=f"{changed} was changed in place"):
+            ask()
+    assert before.isfinite().all()
+
+
+def test_an_assignment_to_centroids_that_moved_raises():
+    store = otc.CentroidStore(n_centroids=3, dim=4, momentum=0.5)
+    x = torch.randn(10, 4)
+    assignment = otc.solve(otc.Problem(otc.PointScores(x, store.centroids, metric="cosine")), otc.SinkhornKnopp())
+    store.update(x, None, assignment)
+    with pytest.raises(RuntimeError, match="centroids was changed in place"):
+        assignment.plan()
+
+
+def test_hard_answers_hold_their_labels_and_stay_true():
+    scores = torch.rand(6, 3)
+    assignment = otc.nearest(scores)
+    labels = assignment.labels().clone()
+    scores.zero_()
+    assert torch.equal(assignment.labels(), labels)
+
+
+def test_half_precision_inputs_answer_in_float32():
+    for dtype in (torch.float16, torch.bfloat16):
+        assignment = otc.sinkhorn_knopp(torch.rand(6, 3).to(dtype))
+        assert assignment.plan().dtype == torch.float32
+        assert all(each.dtype == torch.float32 for each in assignment.potentials)
+    assert otc.sinkhorn_knopp(np.zeros((4, 2), np.float16)).plan().dtype == np.float32
+
+
+def test_nearest_has_no_prices_and_is_converged_after_no_rounds():
+    scores = clustered_scores(20, 4)
+    assignment = otc.nearest(scores)
+    f, g = assignment.potentials
+    np.testing.assert_array_equal(g, 0)
+    np.testing.assert_allclose(f, -scores.max(1))
+    assert assignment.status is otc.Status.CONVERGED
+    assert int(assignment.n_iter) == 0
+    assert assignment.marginal_error == 0
+    np.testing.assert_array_equal(assignment.cluster_sizes(), np.bincount(scores.argmax(1), minlength=4))
+
+
+def test_nearest_leaves_closed_clusters_empty():
+    scores = np.array([[1.0, 0.0, 0.5], [0.2, 0.9, 0.1]])
+    assignment = otc.nearest(scores, cluster_share=np.array([0, 1, 1]))
+    np.testing.assert_array_equal(assignment.labels(), [2, 1])
+    assert np.isneginf(assignment.potentials[1][0])
+
+
+def test_new_samples_are_assigned_from_the_potential():
+    scores = clustered_scores(100, 5)
+    assignment = otc.log_sinkhorn(scores)
+    g = assignment.potentials[1]
+    np.testing.assert_array_equal((scores + g).argmax(1), assignment.labels())
+
+
+def test_labels_of_a_balanced_plan_need_not_be_balanced():
+    assignment = otc.log_sinkhorn(clustered_scores(512, 32), epsilon=0.05)
+    counts = np.bincount(assignment.labels(), minlength=32)
+    assert counts.max() > 16
+    np.testing.assert_allclose(assignment.cluster_sizes(), 16, rtol=1e-3)
+
+
+def test_statuses_are_ordered_from_best_to_worst():
+    assert [status.name for status in otc.Status] == ["CONVERGED", "FIXED_ROUNDS", "MAX_ITER", "INFEASIBLE"]
+
+
+def test_inference_tensors_are_solved():
+    with torch.inference_mode():
+        scores = torch.rand(5, 2)
+        assignment = otc.sinkhorn_knopp(scores)
+        assert assignment.plan().shape == (5, 2)
+
+
+def test_read_only_and_non_contiguous_arrays_are_solved():
+    scores = clustered_scores(40, 6)
+    expected = otc.sinkhorn_knopp(scores).plan()
+    transposed = np.asfortranarray(scores)
+    transposed.setflags(write=False)
+    np.testing.assert_allclose(otc.sinkhorn_knopp(transposed).plan(), expected, atol=1e-14)
+    strided = torch.from_numpy(np.repeat(scores, 2, axis=1))[:, ::2]
+    np.testing.assert_allclose(otc.sinkhorn_knopp(strided).plan(), expected, atol=1e-14)

@@ -1,0 +1,91 @@
+"""Every form of a primitive against its definition on the array standard."""
+
+from __future__ import annotations
+
+import array_api_strict
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from otcluster._ops import select
+from otcluster._ops.generic import GenericOps
+from tests.strategies import to_numpy
+
+LAY = {"numpy": np.asarray, "torch": lambda array: torch.from_numpy(np.array(array))}
+STRICT = array_api_strict.asarray
+
+
+@st.composite
+def tiles(draw):
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    shape = (draw(st.integers(1, 3)), draw(st.integers(1, 70)), draw(st.integers(1, 40)))
+    values = rng.uniform(-1, 1, shape)
+    values[rng.random(shape) < draw(st.sampled_from([0.0, 0.2, 1.0]))] = -np.inf
+    return values
+
+
+@pytest.mark.parametrize("library", LAY)
+@given(values=tiles(), after=st.booleans())
+def test_row_kernel(library, values, after):
+    rng = np.random.default_rng(0)
+    g = rng.uniform(-1, 1, (values.shape[0], 1, values.shape[2]))
+    rest = 1e-3 * g if after else None
+    lay, ops = LAY[library], select(LAY[library](values), "values")
+    laid = lay(values.copy())
+    with ops.quiet():
+        kernel, top = ops.row_kernel(laid, lay(g), None if rest is None else lay(rest), 0.1)
+    strict = GenericOps(array_api_strict, STRICT(values).device)
+    with strict.quiet():
+        expected, best = strict.row_kernel(STRICT(values), STRICT(g), None if rest is None else STRICT(rest), 0.1)
+    np.testing.assert_allclose(to_numpy(kernel), np.asarray(expected), atol=1e-14)
+    np.testing.assert_array_equal(to_numpy(top), np.asarray(best))
+    np.testing.assert_array_equal(to_numpy(laid), values)
+
+
+@pytest.mark.parametrize("library", LAY)
+@given(values=tiles())
+def test_reductions(library, values):
+    finite = np.where(np.isfinite(values), values, 0)
+    lay, ops = LAY[library], select(LAY[library](values), "values")
+    np.testing.assert_array_equal(to_numpy(ops.row_max(lay(values))), values.max(-1))
+    np.testing.assert_array_equal(to_numpy(ops.column_max(lay(values))), values.max(-2))
+    np.testing.assert_array_equal(to_numpy(ops.argmax(lay(values))), values.argmax(-1))
+    np.testing.assert_allclose(to_numpy(ops.row_sum(lay(finite))), finite.sum(-1), atol=1e-13)
+    np.testing.assert_allclose(to_numpy(ops.column_sum(lay(finite))), finite.sum(-2), atol=1e-13)
+
+
+@pytest.mark.parametrize("library", [*LAY, "array-api-strict"])
+@given(n=st.integers(0, 60), n_segments=st.integers(1, 9), columns=st.integers(1, 4), seed=st.integers(0, 2**32 - 1))
+def test_segments(library, n, n_segments, columns, seed):
+    rng = np.random.default_rng(seed)
+    values, segments = rng.standard_normal((n, columns)), rng.integers(0, n_segments, n)
+    sums, tops = np.zeros((n_segments, columns)), np.full((n_segments, columns), -np.inf)
+    np.add.at(sums, segments, values)
+    np.maximum.at(tops, segments, values)
+    lay = STRICT if library == "array-api-strict" else LAY[library]
+    ops = select(lay(values), "values")
+    np.testing.assert_allclose(to_numpy(ops.segment_sum(lay(values), lay(segments), n_segments)), sums, atol=1e-13)
+    np.testing.assert_array_equal(to_numpy(ops.segment_max(lay(values), lay(segments), n_segments)), tops)
+
+
+@pytest.mark.parametrize("library", LAY)
+def test_long_float32_sums_keep_their_digits(library):
+    values = np.random.default_rng(0).uniform(0, 1, (1, 200_000, 2)).astype(np.float32)
+    exact = values.astype(np.float64).sum(-2)
+    lay = LAY[library]
+    ops = select(lay(values), "values")
+    np.testing.assert_allclose(to_numpy(ops.column_sum(lay(values))), exact, rtol=2e-7)
+    segments = lay(np.zeros(200_000, np.int64))
+    np.testing.assert_allclose(to_numpy(ops.segment_sum(lay(values[0]), segments, 1)), exact, rtol=1e-12)
+
+
+@pytest.mark.parametrize("library", LAY)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_equal_columns_have_equal_sums(library, dtype):
+    rows = np.random.default_rng(0).uniform(0, 1, (1, 1037, 1)).astype(dtype)
+    for k in (3, 4, 17, 130):
+        lay = LAY[library]
+        sums = to_numpy(select(lay(rows), "rows").column_sum(lay(np.repeat(rows, k, axis=2))))
+        assert len(np.unique(sums)) == 1
