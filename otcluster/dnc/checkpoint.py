@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import pickle
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ MODEL_FILE = "model.safetensors"
 _LOOP_FILE = "training.pt"
 _MANIFEST = "manifest.json"
 _LATEST = "latest"
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError)
 
 
 @contextmanager
@@ -109,7 +111,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | 
     for candidate in candidates:
         try:
             state = _read(candidate)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError, RuntimeError, EOFError) as error:
+        except _UNREADABLE as error:
             problems.append(f"{candidate.name}: {error}")
             logger.warning("checkpoint %s cannot be used (%s); trying the one before", candidate.name, error)
             continue

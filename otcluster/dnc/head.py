@@ -39,6 +39,7 @@ class DNCHead(nn.Module):
         ValueError: A number is out of range.
 
     Example:
+        >>> import torch
         >>> head = DNCHead(2, n_classes=2, n_subcentroids=1, memory=8)
         >>> features, labels = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 1])
         >>> head.observe(features, labels)
@@ -104,7 +105,7 @@ class DNCHead(nn.Module):
         Raises:
             TypeError, ValueError: The arguments do not fit the head, or a label is out of range; the head is then unchanged.
         """
-        self.store._check(features, labels)
+        self.store.check(features, labels)
         with torch.autocast(features.device.type, enabled=False):
             unit = nn.functional.normalize(features.detach().to(self.subcentroids.dtype), dim=-1)
             self.memory.push(unit, labels)

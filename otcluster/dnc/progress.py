@@ -66,7 +66,7 @@ class Terminal:
 
     def note(self, text: str) -> None:
         """Print a line."""
-        self.console.print(text, highlight=False, markup=False)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def step(self, step: int, steps: int, epoch: int, epochs: int, *, loss: float, accuracy: float) -> None:
         """Move the bar."""

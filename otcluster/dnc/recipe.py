@@ -201,6 +201,8 @@ def parse_recipe(values: Any, source: str) -> Recipe:
     Raises:
         RecipeError: A key is unknown, or a value is of the wrong type or out of range.
     """
+    if isinstance(values, dict):
+        values = OmegaConf.create(values)
     if not OmegaConf.is_dict(values):
         raise RecipeError(f"recipe {source} must be a mapping of keys")
     _check_keys(OmegaConf.to_container(values), Recipe(), "")

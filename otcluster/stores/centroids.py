@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from otcluster.assignment import Assignment
 from otcluster.clustering.initialisation import kmeans_plusplus
+from otcluster.stores.checks import check_features, check_ids, check_number
 
 StoreMetric = Literal["cosine", "sqeuclidean"]
 
@@ -37,6 +38,7 @@ class CentroidStore(nn.Module):
         ValueError: A number is out of range, or the metric is unknown.
 
     Example:
+        >>> import torch
         >>> store = CentroidStore(n_classes=2, n_centroids=1, dim=2, momentum=0.5)
         >>> x, y = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1])
         >>> _ = store.start(x, y)
@@ -62,17 +64,13 @@ class CentroidStore(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value in (("n_classes", 1 if n_classes is None else n_classes), ("n_centroids", n_centroids), ("dim", dim)):
-            if isinstance(value, bool) or not hasattr(value, "__index__"):
-                raise TypeError(f"{name} must be a whole number, got {value!r}")
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        self.n_classes = None if n_classes is None else check_number("n_classes", n_classes, 1)
+        self.n_centroids, self.dim = check_number("n_centroids", n_centroids, 1), check_number("dim", dim, 1)
         if not 0 <= momentum <= 1:
             raise ValueError(f"momentum must lie in [0, 1], got {momentum}")
         if metric not in get_args(StoreMetric):
             raise ValueError(f"metric must be one of {', '.join(get_args(StoreMetric))}, got {metric!r}")
-        self.n_classes = None if n_classes is None else int(n_classes)
-        self.n_centroids, self.dim, self.momentum = int(n_centroids), int(dim), float(momentum)
+        self.momentum = float(momentum)
         self.metric: StoreMetric = metric
         classes = () if self.n_classes is None else (self.n_classes,)
         noise = torch.randn((*classes, self.n_centroids, self.dim), generator=torch.Generator().manual_seed(seed))
@@ -99,9 +97,9 @@ class CentroidStore(nn.Module):
             TypeError: An argument is of the wrong type or dtype.
             ValueError: Shapes or devices do not fit, or a label or centroid is out of range. The store is then unchanged.
         """
-        labels = self._check(features, labels)
+        labels = self.check(features, labels)
         chosen = assignment.labels() if isinstance(assignment, Assignment) else assignment
-        _check_ids("assignment", chosen, features, -1, self.n_centroids)
+        check_ids("assignment", chosen, features, -1, self.n_centroids)
         k, wide = self.n_centroids, self.centroids.dtype
         taken = chosen >= 0
         place = torch.where(taken, labels * k + chosen, 0)
@@ -128,7 +126,7 @@ class CentroidStore(nn.Module):
             TypeError: An argument is of the wrong type or dtype.
             ValueError: Shapes or devices do not fit, or a label is out of range.
         """
-        labels = self._check(features, labels)
+        labels = self.check(features, labels)
         if bool(self.started.all()):
             return torch.zeros_like(self.started)
         n_classes = self.n_classes or 1
@@ -150,35 +148,14 @@ class CentroidStore(nn.Module):
         length = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
         return torch.where(length > 0, vectors / length.clamp(min=torch.finfo(vectors.dtype).tiny), otherwise)
 
-    def _check(self, features: Tensor, labels: Tensor | None) -> Tensor:
+    def check(self, features: Tensor, labels: Tensor | None) -> Tensor:
         """Raise unless the arguments fit; the labels, zeros without classes."""
-        if not isinstance(features, Tensor) or not features.is_floating_point():
-            got = features.dtype if isinstance(features, Tensor) else type(features).__name__
-            raise TypeError(f"features must be a floating-point tensor, got {got}")
-        if features.ndim != 2 or features.shape[1] != self.dim:
-            raise ValueError(f"features must have shape (n, {self.dim}), got {tuple(features.shape)}")
-        if features.device != self.centroids.device:
-            raise ValueError(
-                f"features are on {features.device}, the store is on {self.centroids.device}: move one to the other"
-            )
+        check_features(features, self.dim, self.centroids.device, "store")
         if self.n_classes is None:
             if labels is not None:
                 raise ValueError("labels are given, but the store has no classes: pass None, or set n_classes")
             return torch.zeros(len(features), dtype=torch.int64, device=features.device)
         if labels is None:
             raise ValueError(f"labels are needed: the store has {self.n_classes} classes")
-        _check_ids("labels", labels, features, 0, self.n_classes)
+        check_ids("labels", labels, features, 0, self.n_classes)
         return labels.to(torch.int64)
-
-
-def _check_ids(name: str, ids: Tensor, features: Tensor, least: int, stop: int) -> None:
-    if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-        raise TypeError(f"{name} must be an integer tensor, got {getattr(ids, 'dtype', type(ids).__name__)}")
-    if ids.shape != features.shape[:1]:
-        raise ValueError(f"{name} must have shape ({len(features)},), one per feature, got {tuple(ids.shape)}")
-    if ids.device != features.device:
-        raise ValueError(f"{name} are on {ids.device}, the features on {features.device}: move one to the other")
-    if ids.is_cuda:
-        torch._assert_async(((ids >= least) & (ids < stop)).all())
-    elif len(ids) and (int(ids.min()) < least or int(ids.max()) >= stop):
-        raise ValueError(f"{name} must lie in [{least}, {stop}), got values from {int(ids.min())} to {int(ids.max())}")

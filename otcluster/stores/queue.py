@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from otcluster.stores.checks import check_features, check_ids, check_number
+
 
 class MemoryQueue(nn.Module):
     """The last ``capacity`` features with their labels, first in first out.
@@ -20,6 +22,7 @@ class MemoryQueue(nn.Module):
         ValueError: ``capacity`` is negative or ``dim`` is less than 1.
 
     Example:
+        >>> import torch
         >>> queue = MemoryQueue(capacity=3, dim=2)
         >>> queue.push(torch.tensor([[1.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1]))
         >>> queue.push(torch.tensor([[3.0, 0.0], [4.0, 0.0]]), torch.tensor([0, 1]))
@@ -35,12 +38,7 @@ class MemoryQueue(nn.Module):
 
     def __init__(self, capacity: int, dim: int) -> None:
         super().__init__()
-        for name, value, least in (("capacity", capacity, 0), ("dim", dim, 1)):
-            if isinstance(value, bool) or not hasattr(value, "__index__"):
-                raise TypeError(f"{name} must be a whole number, got {value!r}")
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-        self.capacity, self.dim = int(capacity), int(dim)
+        self.capacity, self.dim = check_number("capacity", capacity, 0), check_number("dim", dim, 1)
         self.register_buffer("stored_features", torch.zeros(self.capacity, self.dim))
         self.register_buffer("stored_labels", torch.full((self.capacity,), -1, dtype=torch.int64))
         self.register_buffer("n_pushed", torch.zeros((), dtype=torch.int64))
@@ -62,23 +60,12 @@ class MemoryQueue(nn.Module):
 
         Raises:
             TypeError: ``features`` is no floating-point tensor, or ``labels`` are no integers.
-            ValueError: Shapes or devices do not fit. The queue is then unchanged.
+            ValueError: Shapes or devices do not fit, or a feature is NaN or infinite. The queue is then unchanged.
         """
-        if not isinstance(features, Tensor) or not features.is_floating_point():
-            got = features.dtype if isinstance(features, Tensor) else type(features).__name__
-            raise TypeError(f"features must be a floating-point tensor, got {got}")
-        if features.ndim != 2 or features.shape[1] != self.dim:
-            raise ValueError(f"features must have shape (n, {self.dim}), got {tuple(features.shape)}")
+        check_features(features, self.dim, self.stored_features.device, "queue")
         if labels is None:
             labels = features.new_full((len(features),), -1, dtype=torch.int64)
-        if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-            raise TypeError(f"labels must be an integer tensor, got {getattr(labels, 'dtype', type(labels).__name__)}")
-        if labels.shape != features.shape[:1]:
-            raise ValueError(f"labels must have shape ({len(features)},), one per feature, got {tuple(labels.shape)}")
-        if features.device != self.stored_features.device:
-            raise ValueError(
-                f"features are on {features.device}, the queue is on {self.stored_features.device}: move one to the other"
-            )
+        check_ids("labels", labels, features)
         n = len(features)
         kept = min(n, self.capacity)
         if kept:

@@ -1,0 +1,166 @@
+"""The head: modes are found, the nearest sub-centroid decides, and observing is apart from classifying."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import otcluster as otc
+from otcluster.dnc import Classifier, DNCHead, LinearHead
+
+
+def unit(vectors):
+    return nn.functional.normalize(vectors, dim=-1)
+
+
+@pytest.mark.parametrize("s", [0.5, 1.5])
+@pytest.mark.parametrize("k", [4, 10])
+def test_the_default_head_finds_the_modes_of_a_class(k, s):
+    """Twenty draws of modes, each a class of one head: 400 features a class and step, of unit norm around its modes."""
+    draws, d = 20, 64
+    centres = []
+    for seed in range(draws):
+        generator = torch.Generator().manual_seed(seed)
+        u, v = unit(torch.randn(d, generator=generator)), unit(torch.randn(k, d, generator=generator))
+        centres.append(unit(u + s * v))
+    modes = torch.stack(centres)
+    head = DNCHead(d, draws, n_subcentroids=k, momentum=0.99, memory=0)
+    labels = torch.arange(draws).repeat_interleave(400)
+    generator = torch.Generator().manual_seed(100)
+    for _ in range(600):
+        which = torch.randint(k, (draws * 400,), generator=generator)
+        features = modes[labels, which] + 0.05 * torch.randn(draws * 400, d, generator=generator)
+        head.observe(unit(features), labels)
+    cosine = torch.einsum("cjd,cmd->cjm", head.subcentroids, modes)
+    best = cosine.max(dim=2)
+    found = [len(set(best.indices[c][best.values[c] >= 0.97].tolist())) == k for c in range(draws)]
+    assert sum(found) >= 19
+
+
+def trained_head():
+    generator = torch.Generator().manual_seed(0)
+    head = DNCHead(8, 5, n_subcentroids=3, momentum=0.9, memory=64)
+    for _ in range(5):
+        y = torch.randint(5, (40,), generator=generator)
+        head.observe(torch.randn(40, 8, generator=generator) + 2 * torch.eye(8)[y], y)
+    return head
+
+
+def test_the_predicted_class_is_that_of_the_nearest_subcentroid():
+    head = trained_head()
+    x = torch.randn(500, 8, generator=torch.Generator().manual_seed(1))
+    points, centroids = x.double().numpy(), head.subcentroids.double().numpy()
+    cosine = np.einsum("nd,ckd->nck", points / np.linalg.norm(points, axis=1, keepdims=True), centroids)
+    np.testing.assert_array_equal(head(x).argmax(1).numpy(), cosine.max(2).argmax(1))
+    np.testing.assert_allclose(head(x).numpy(), cosine.max(2) / 0.1, atol=1e-5)
+
+
+def test_forward_changes_nothing_in_any_mode():
+    head = trained_head()
+    before = {name: value.clone() for name, value in head.state_dict().items()}
+    for training in (True, False):
+        head.train(training)(torch.randn(7, 8))
+    assert all(torch.equal(value, before[name]) for name, value in head.state_dict().items())
+
+
+def test_gradients_reach_the_features_and_no_parameter_is_the_heads():
+    head = trained_head()
+    x = torch.randn(6, 8, requires_grad=True)
+    nn.functional.cross_entropy(head(x), torch.tensor([0, 1, 2, 3, 4, 0])).backward()
+    assert x.grad.abs().sum() > 0
+    assert not list(head.parameters())
+
+
+def test_a_memory_as_large_as_the_batch_is_no_memory():
+    heads = [DNCHead(4, 2, n_subcentroids=2, momentum=0.5, memory=memory) for memory in (0, 20)]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        x, y = torch.randn(20, 4, generator=generator), torch.randint(2, (20,), generator=generator)
+        for head in heads:
+            head.observe(x, y)
+    torch.testing.assert_close(heads[0].subcentroids, heads[1].subcentroids, rtol=0, atol=1e-6)
+
+
+def test_memory_lets_small_batches_cluster_as_large_ones():
+    small = DNCHead(4, 2, n_subcentroids=4, memory=64)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(16):
+        small.observe(torch.randn(2, 4, generator=generator), torch.tensor([0, 1]))
+    assert small.store.started.all()  # no batch alone held four samples of a class
+    assert len(small.memory) == 32
+
+
+def test_stop_save_load_and_go_on_is_the_same_to_the_bit():
+    def feed(head, start, stop):
+        for step in range(start, stop):
+            generator = torch.Generator().manual_seed(step)
+            y = torch.randint(5, (30,), generator=generator)
+            head.observe(torch.randn(30, 8, generator=generator), y)
+
+    whole = DNCHead(8, 5, memory=50)
+    feed(whole, 0, 12)
+    first = DNCHead(8, 5, memory=50)
+    feed(first, 0, 5)
+    second = DNCHead(8, 5, memory=50, seed=0)
+    second.load_state_dict(first.state_dict())
+    feed(second, 5, 12)
+    assert all(torch.equal(value, second.state_dict()[name]) for name, value in whole.state_dict().items())
+
+
+@pytest.mark.parametrize("solver", [otc.SinkhornKnopp(), otc.LogSinkhorn(), otc.Nearest()], ids=repr)
+def test_any_solver_serves(solver):
+    head = DNCHead(4, 3, solver=solver, memory=30)
+    head.observe(torch.randn(30, 4, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3)
+    torch.testing.assert_close(head.subcentroids.norm(dim=-1), torch.ones(3, 4))
+
+
+def test_half_precision_features_are_compared_in_float32():
+    head = trained_head()
+    x = torch.randn(6, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert head(x).dtype == torch.float32
+        torch.testing.assert_close(head(x), head(x.clone()))
+    assert head(x.half()).dtype == torch.float32
+    head.observe(x.half(), torch.zeros(6, dtype=torch.int64))
+
+
+def test_one_sample_and_no_sample_are_observed():
+    head = DNCHead(4, 2, memory=8)
+    head.observe(torch.ones(1, 4), torch.tensor([1]))
+    head.observe(torch.ones(0, 4), torch.zeros(0, dtype=torch.int64))
+    assert head.subcentroids.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("features", "labels", "error", "message"),
+    [
+        (torch.ones(2, 3), torch.tensor([0, 1]), ValueError, "features must have shape"),
+        (torch.ones(2, 4), torch.tensor([0, 2]), ValueError, r"labels must lie in \[0, 2\)"),
+        (torch.ones(2, 4), torch.tensor([0.0, 1.0]), TypeError, "labels must be an integer tensor"),
+        (torch.full((2, 4), float("nan")), torch.tensor([0, 1]), ValueError, "features must be finite"),
+    ],
+)
+def test_the_head_refuses_what_does_not_fit_and_stays_as_it_was(features, labels, error, message):
+    head = DNCHead(4, 2, memory=8)
+    before = {name: value.clone() for name, value in head.state_dict().items()}
+    with pytest.raises(error, match=message):
+        head.observe(features, labels)
+    assert all(torch.equal(value, before[name]) for name, value in head.state_dict().items())
+
+
+@pytest.mark.parametrize("arguments", [{"temperature": 0}, {"momentum": 2}, {"n_subcentroids": 0}, {"memory": -1}])
+def test_impossible_heads_are_refused(arguments):
+    with pytest.raises(ValueError, match="must"):
+        DNCHead(4, 2, **arguments)
+    with pytest.raises(TypeError, match="solver must be a solver"):
+        DNCHead(4, 2, solver="nearest")
+
+
+def test_a_classifier_is_a_backbone_and_a_head():
+    for head in (DNCHead(4, 3), LinearHead(4, 3)):
+        model = Classifier(nn.Flatten(), head)
+        x = torch.rand(2, 1, 2, 2)
+        assert torch.equal(model(x), head(model.features(x)))
+        head.observe(model.features(x), torch.tensor([0, 1]))

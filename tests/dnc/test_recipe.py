@@ -1,0 +1,61 @@
+"""Recipes: typed, checked, and helpful about mistakes."""
+
+from __future__ import annotations
+
+import pytest
+
+from otcluster.dnc.errors import RecipeError
+from otcluster.dnc.recipe import Recipe, load_recipe, parse_recipe, recipe_names
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_of_the_package_is_whole(name):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.description
+
+
+def test_a_recipe_survives_its_own_yaml(tmp_path):
+    recipe = load_recipe("digits", ["train.epochs=3", "solver.tol=null", "data.dir=a b"])
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe.to_yaml())
+    assert load_recipe(str(path)) == recipe
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["train.epoch=3"], r"unknown key train\.epoch, did you mean train\.epochs\?"),
+        (["epochs=3"], r"unknown key epochs, did you mean train\.epochs\?"),
+        (["head.n_subcentroid=3"], r"did you mean head\.n_subcentroids\?"),
+        (["train.epochs=many"], r"train\.epochs: Value 'many'"),
+        (["train.epochs=0"], r"train\.epochs must be at least 1"),
+        (["train.epochs"], "write key=value"),
+        (["=3"], "write key=value"),
+        (["train=3"], r"train is a group of keys, such as train\.epochs"),
+        (["head.kind=softmax"], r"head\.kind must be one of dnc, linear, got 'softmax'"),
+        (["head.momentum=1.5"], r"head\.momentum must lie in \[0, 1\]"),
+        (["head.temperature=0"], r"head\.temperature must be positive"),
+        (["optim.lr=.nan"], r"optim\.lr must be"),
+        (["solver.tol=-1"], r"solver\.tol must be null or not negative"),
+        (["data.batch_size=1"], r"data\.batch_size must be at least 2"),
+    ],
+)
+def test_mistakes_are_named(changes, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("digits", changes)
+
+
+def test_unknown_recipes_are_named_with_the_nearest(tmp_path):
+    with pytest.raises(RecipeError, match=r"no recipe 'digit', did you mean digits\?"):
+        load_recipe("digit")
+    with pytest.raises(RecipeError, match="cannot read recipe"):
+        load_recipe(str(tmp_path / "none.yaml"))
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [1,")
+    with pytest.raises(RecipeError, match="cannot be read"):
+        load_recipe(str(broken))
+
+
+def test_defaults_are_valid():
+    assert parse_recipe({}, "nothing") == Recipe()

@@ -1,0 +1,91 @@
+"""The command line: what it prints, and the codes it exits with."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from otcluster import cli
+from tests.dnc.conftest import SMALL, image_folder, listing
+
+__all__ = ["image_folder"]
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(cli.build(), [str(argument) for argument in arguments])
+
+
+def train_small(folder, out, *changes):
+    return invoke("dnc", "train", "image-folder", *SMALL, *changes, "--data", folder, "--out", out)
+
+
+def test_recipes_are_listed():
+    result = invoke("dnc", "recipes")
+    assert result.exit_code == 0
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["digits", "image-folder"]
+
+
+def test_train_eval_and_predict(image_folder, tmp_path):
+    out = tmp_path / "run"
+    result = train_small(image_folder, out)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[0].startswith("epoch 1/2  loss")
+    assert result.stdout.splitlines()[-1].startswith("test accuracy ")
+    assert str(out) in result.stdout.splitlines()[-1]
+    again = train_small(image_folder, out)
+    assert again.exit_code == 0
+    assert "is finished: nothing to train" in again.stdout
+    result = invoke("dnc", "eval", out)
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[-1].startswith("test accuracy ")
+    image = image_folder / "test" / "dog" / "001.png"
+    result = invoke("dnc", "predict", out, image, "--json")
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    assert found["path"] == str(image)
+    assert found["label"] in ("cat", "dog", "owl")
+    assert "nearest: train/" in invoke("dnc", "predict", out, image).stdout
+    (image_folder / "bad.png").write_text("no image")
+    result = invoke("dnc", "predict", out, image_folder / "bad.png", image)
+    assert result.exit_code == 2
+    assert "bad.png cannot be read as an image" in result.output
+    assert "nearest: train/" in result.output
+
+
+def test_mistakes_exit_with_2_and_leave_files_alone(image_folder, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    for arguments, message in (
+        (["train", "digit"], "did you mean digits?"),
+        (["train", "digits", "train.epoch=1"], "did you mean train.epochs?"),
+        (["train", "digits", "--out", out], "exists and is no run"),
+        (["train", "image-folder", "--out", tmp_path / "none"], "pass --data DIR"),
+        (["train", "image-folder", "--data", tmp_path / "nowhere"], "there is no folder"),
+        (["eval", out], "is no run"),
+        (["predict", out, "x.png"], "is no run"),
+    ):
+        result = invoke("dnc", *arguments)
+        assert result.exit_code == 2, result.output
+        assert message in result.output.replace("\n", " ")
+    assert listing(tmp_path / "run") == {"mine.txt": b"mine"}
+
+
+def test_another_recipe_in_the_same_directory_exits_with_2(image_folder, tmp_path):
+    out = tmp_path / "run"
+    train_small(image_folder, out, "train.epochs=1")
+    before = listing(out)
+    result = train_small(image_folder, out, "train.epochs=3")
+    assert result.exit_code == 2
+    assert "train.epochs is 1 there and 3 here" in result.output.replace("\n", " ")
+    assert listing(out) == before
+
+
+def test_what_is_not_installed_is_named(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "timm" else find(name))
+    with pytest.raises(SystemExit, match=r"needs timm: pip install 'otcluster\[dnc\]'"):
+        cli.main()

@@ -1,0 +1,225 @@
+"""Stores: momentum, memory, and that nothing of their state is lost."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+import otcluster as otc
+from otcluster.clustering.initialisation import kmeans_plusplus
+from tests.strategies import LIBRARIES, to_numpy
+
+CAPACITY, DIM = 5, 2
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """The queue against a deque, through pushes of any length and reloads."""
+
+    def __init__(self):
+        super().__init__()
+        self.queue = otc.MemoryQueue(CAPACITY, DIM)
+        self.model = deque(maxlen=CAPACITY)
+        self.next = 0
+
+    @rule(n=st.integers(0, 12))
+    def push(self, n):
+        values = torch.arange(self.next, self.next + n)
+        self.next += n
+        self.queue.push(values[:, None].repeat(1, DIM).float(), values)
+        self.model.extend(values.tolist())
+
+    @rule()
+    def reload(self):
+        other = otc.MemoryQueue(CAPACITY, DIM)
+        other.load_state_dict(self.queue.state_dict())
+        self.queue = other
+
+    @invariant()
+    def holds_what_the_deque_holds(self):
+        assert self.queue.labels.tolist() == list(self.model)
+        assert self.queue.features[:, 1].tolist() == list(self.model)
+        assert len(self.queue) == len(self.model)
+
+
+TestQueue = QueueMachine.TestCase
+
+
+def test_what_the_queue_gives_out_is_a_copy():
+    queue = otc.MemoryQueue(2, 1)
+    queue.push(torch.tensor([[1.0], [2.0]]), torch.tensor([1, 2]))
+    held = queue.features
+    queue.push(torch.tensor([[3.0], [4.0]]), torch.tensor([3, 4]))
+    assert held.flatten().tolist() == [1, 2]
+
+
+def test_the_queue_keeps_no_gradient_and_its_own_dtype():
+    queue = otc.MemoryQueue(4, 2)
+    queue.push(torch.ones(2, 2, dtype=torch.float16, requires_grad=True), torch.tensor([0, 1], dtype=torch.int32))
+    assert not queue.features.requires_grad
+    assert queue.features.dtype == torch.float32
+    assert queue.labels.dtype == torch.int64
+
+
+def test_labels_may_be_left_out_and_memory_may_be_none():
+    queue = otc.MemoryQueue(4, 2)
+    queue.push(torch.ones(2, 2))
+    assert queue.labels.tolist() == [-1, -1]
+    none = otc.MemoryQueue(0, 2)
+    none.push(torch.ones(2, 2))
+    assert len(none) == 0
+    assert none.features.shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("features", "labels", "error", "message"),
+    [
+        (torch.ones(2, 3), torch.zeros(2, dtype=torch.int64), ValueError, r"features must have shape \(n, 2\), got \(2, 3\)"),
+        (torch.ones(2), None, ValueError, "features must have shape"),
+        (torch.ones(2, 2), torch.zeros(3, dtype=torch.int64), ValueError, r"labels must have shape \(2,\)"),
+        (torch.ones(2, 2), torch.zeros(2), TypeError, "labels must be an integer tensor, got torch.float32"),
+        (torch.ones(2, 2, dtype=torch.int64), None, TypeError, "features must be a floating-point tensor"),
+        (np.ones((2, 2)), None, TypeError, "floating-point tensor, got ndarray"),
+        (torch.ones(2, 2, device="meta"), None, ValueError, "features are on meta, the queue is on cpu"),
+    ],
+)
+def test_the_queue_refuses_what_does_not_fit_and_stays_as_it_was(features, labels, error, message):
+    queue = otc.MemoryQueue(4, 2)
+    queue.push(torch.full((1, 2), 7.0), torch.tensor([7]))
+    with pytest.raises(error, match=message):
+        queue.push(features, labels)
+    assert queue.labels.tolist() == [7]
+
+
+@pytest.mark.parametrize(("capacity", "dim", "error"), [(-1, 2, ValueError), (2, 0, ValueError), (2.5, 2, TypeError)])
+def test_impossible_queues_are_refused(capacity, dim, error):
+    with pytest.raises(error):
+        otc.MemoryQueue(capacity, dim)
+
+
+def loop_over_classes(centroids, x, y, a, momentum, unit):
+    """The momentum step, one centroid after the other."""
+    result = centroids.clone()
+    for c in range(centroids.shape[0]):
+        for k in range(centroids.shape[1]):
+            own = (y == c) & (a == k)
+            if own.any():
+                moved = momentum * centroids[c, k] + (1 - momentum) * x[own].mean(0)
+                result[c, k] = moved / moved.norm() if unit else moved
+    return result
+
+
+@pytest.mark.parametrize("metric", ["cosine", "sqeuclidean"])
+def test_one_update_is_the_loop_over_classes(metric):
+    generator = torch.Generator().manual_seed(0)
+    store = otc.CentroidStore(n_classes=6, n_centroids=3, dim=8, momentum=0.7, metric=metric)
+    x = torch.randn(50, 8, generator=generator)
+    y, a = torch.randint(0, 5, (50,), generator=generator), torch.randint(-1, 3, (50,), generator=generator)
+    expected = loop_over_classes(store.centroids, x, y, a, 0.7, metric == "cosine")
+    store.update(x, y, a)
+    torch.testing.assert_close(store.centroids, expected, rtol=1e-6, atol=1e-7)
+    assert torch.equal(store.centroids[5], expected[5])  # a class without samples stays to the bit
+
+
+def test_an_assignment_is_taken_as_it_is():
+    store = otc.CentroidStore(n_classes=2, n_centroids=2, dim=3, momentum=0.5)
+    twin = otc.CentroidStore(n_classes=2, n_centroids=2, dim=3, momentum=0.5)
+    x, y = torch.randn(12, 3, generator=torch.Generator().manual_seed(1)), torch.arange(12) % 2
+    points = otc.PointScores(x, store.centroids, metric="cosine")
+    assignment = otc.solve(otc.Problem(points, groups=y, n_groups=2), otc.LogSinkhorn())
+    twin.update(x, y, assignment.labels())
+    store.update(x, y, assignment)
+    assert torch.equal(store.centroids, twin.centroids)
+
+
+def test_a_store_without_classes_has_one_set():
+    store = otc.CentroidStore(n_centroids=2, dim=2, momentum=0.0, metric="sqeuclidean")
+    store.update(torch.tensor([[1.0, 0.0], [3.0, 0.0]]), None, torch.tensor([1, 1]))
+    assert store.centroids[1].tolist() == [2, 0]
+    with pytest.raises(ValueError, match="no classes"):
+        store.update(torch.ones(1, 2), torch.tensor([0]), torch.tensor([0]))
+
+
+def test_a_store_has_no_parameters_and_its_state_is_whole():
+    store = otc.CentroidStore(n_classes=3, n_centroids=2, dim=4)
+    assert not list(store.parameters())
+    x, y = torch.randn(30, 4, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3
+    store.start(x, y)
+    other = otc.CentroidStore(n_classes=3, n_centroids=2, dim=4, seed=1)
+    other.load_state_dict(store.state_dict())
+    for each in (store, other):
+        each.start(x, y, seed=5)
+        each.update(x, y, torch.arange(30) % 2)
+    assert torch.equal(store.centroids, other.centroids)
+
+
+def test_centroids_start_at_samples_of_their_class_and_only_once():
+    store = otc.CentroidStore(n_classes=3, n_centroids=2, dim=4)
+    x = torch.nn.functional.normalize(torch.randn(9, 4, generator=torch.Generator().manual_seed(0)), dim=1)
+    y = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 2])
+    before = store.centroids.clone()
+    assert store.start(x, y).tolist() == [True, True, False]  # one sample is not enough for two centroids
+    for label in (0, 1):
+        for centroid in store.centroids[label]:
+            assert (x[y == label] - centroid).abs().sum(1).min() < 1e-5
+    assert torch.equal(store.centroids[2], before[2])
+    held = store.centroids.clone()
+    assert not store.start(x.flip(0), y.flip(0)).any()
+    assert torch.equal(store.centroids, held)
+
+
+@pytest.mark.parametrize(
+    ("features", "labels", "assignment", "error", "message"),
+    [
+        (torch.ones(2, 3), torch.tensor([0, 1]), torch.tensor([0, 0]), ValueError, r"features must have shape \(n, 4\)"),
+        (torch.ones(2, 4), None, torch.tensor([0, 0]), ValueError, "labels are needed"),
+        (torch.ones(2, 4), torch.tensor([0, 3]), torch.tensor([0, 0]), ValueError, r"labels must lie in \[0, 3\)"),
+        (torch.ones(2, 4), torch.tensor([0, 1]), torch.tensor([0, 2]), ValueError, r"assignment must lie in \[-1, 2\)"),
+        (torch.ones(2, 4), torch.tensor([0, 1]), torch.tensor([0.0, 1.0]), TypeError, "assignment must be an integer tensor"),
+        (torch.ones(2, 4), torch.tensor([0, 1, 2]), torch.tensor([0, 1]), ValueError, r"labels must have shape \(2,\)"),
+    ],
+)
+def test_the_store_refuses_what_does_not_fit_and_stays_as_it_was(features, labels, assignment, error, message):
+    store = otc.CentroidStore(n_classes=3, n_centroids=2, dim=4)
+    before = store.centroids.clone()
+    with pytest.raises(error, match=message):
+        store.update(features, labels, assignment)
+    assert torch.equal(store.centroids, before)
+
+
+@pytest.mark.parametrize("arguments", [{"momentum": 1.5}, {"n_centroids": 0}, {"dim": 0}, {"metric": "dot"}, {"n_classes": 0}])
+def test_impossible_stores_are_refused(arguments):
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        otc.CentroidStore(**{"n_classes": 2, "n_centroids": 2, "dim": 2, **arguments})
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_kmeans_plusplus_draws_one_of_each_distant_cluster(library):
+    rng = np.random.default_rng(0)
+    centres = np.array([[0.0, 0.0], [100.0, 0.0], [0.0, 100.0]])
+    groups = rng.integers(0, 4, 400)
+    which = rng.integers(0, 3, 400)
+    x = centres[which] + rng.standard_normal((400, 2)) + 1000 * groups[:, None]
+    lay = LIBRARIES[library]
+    drawn = to_numpy(kmeans_plusplus(lay(x), 3, groups=lay(groups), n_groups=5, seed=0))
+    assert drawn.shape == (5, 3)
+    assert (drawn[4] == -1).all()
+    for group in range(4):
+        assert (groups[drawn[group]] == group).all()
+        assert sorted(which[drawn[group]]) == [0, 1, 2]
+
+
+def test_kmeans_plusplus_draws_distant_samples_more_often():
+    x = np.array([[0.0], [1.0], [3.0]])
+    second = [int(kmeans_plusplus(x, 2, seed=seed)[1]) for seed in range(4000) if kmeans_plusplus(x, 1, seed=seed)[0] == 0]
+    share = np.mean(np.array(second) == 2)  # squared distances 1 and 9
+    assert abs(share - 0.9) < 4 * np.sqrt(0.09 / len(second))
+
+
+def test_kmeans_plusplus_on_duplicates_draws_some_again():
+    drawn = kmeans_plusplus(np.ones((5, 2)), 3)
+    assert ((drawn >= 0) & (drawn < 5)).all()
