@@ -48,7 +48,6 @@ class Assignment(ABC):
         ops = problem.ops
         rounds = ops.full((problem.n_problems,), n_iter, ops.xp.int64) if isinstance(n_iter, int) else n_iter
         self.n_iter = self._per_problem(rounds)
-        self._versions = {name: ops.version(value) for name, value in problem.given.items() if ops.owns(value)}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.problem!r}, {self.solver!r})"
@@ -96,14 +95,6 @@ class Assignment(ABC):
         shape = (*self.problem.problem_shape, self.problem.n_clusters)
         return ops.cast(ops.xp.reshape(values, shape), self.problem.dtype)
 
-    def _still_true(self) -> None:
-        for name, version in self._versions.items():
-            if version is not None and self.problem.ops.version(self.problem.given[name]) != version:
-                raise RuntimeError(
-                    f"{name} was changed in place after this assignment was solved, which answers for it as it was: "
-                    f"ask before the change, or solve with {name}.clone()"
-                )
-
 
 class EntropicAssignment(Assignment):
     """An answer that holds the potential of the clusters; everything else follows from it and the scores."""
@@ -128,7 +119,7 @@ class EntropicAssignment(Assignment):
         if self._converged is not None and bool(self.problem.ops.xp.all(self._converged)):
             return Status.CONVERGED
         if self.problem.has_forbidden:
-            self._still_true()
+            self.problem.check_unchanged()
             with self.problem.ops.quiet():
                 if is_infeasible(self.problem):
                     return Status.INFEASIBLE
@@ -143,19 +134,19 @@ class EntropicAssignment(Assignment):
 
     @cached_property
     def potentials(self) -> tuple[Array, Array]:
-        self._still_true()
+        self.problem.check_unchanged()
         ops = self.problem.ops
         with ops.quiet():
             f = passes.sample_potential(self.problem, self._g, self.epsilon)
             return self._per_sample(ops.cast(f, self.problem.dtype)), self._per_cluster(self._g)
 
     def labels(self) -> Array:
-        self._still_true()
+        self.problem.check_unchanged()
         with self.problem.ops.quiet():
             return self._per_sample(passes.plan_labels(self.problem, self._g, self.epsilon))
 
     def plan(self) -> Array:
-        self._still_true()
+        self.problem.check_unchanged()
         with self.problem.ops.quiet():
             return self._per_sample(passes.plan(self.problem, self._g, self.epsilon), self.problem.n_clusters)
 
@@ -164,7 +155,7 @@ class EntropicAssignment(Assignment):
 
     @cached_property
     def _columns(self) -> tuple[Array, Array]:
-        self._still_true()
+        self.problem.check_unchanged()
         with self.problem.ops.quiet():
             return passes.plan_columns(self.problem, self._g, self.epsilon)
 

@@ -20,7 +20,7 @@ class InfeasibleError(ValueError):
     """No assignment meets what was asked."""
 
 
-def check_values(problem: Problem, clusters: Array, given: str | None) -> bool:
+def check_values(problem: Problem, clusters: Array, given: str | None) -> tuple[bool, tuple[float, float] | None]:
     """Raise for the first impossible value of ``problem``, waiting for the device once.
 
     Args:
@@ -29,7 +29,7 @@ def check_values(problem: Problem, clusters: Array, given: str | None) -> bool:
         given: The argument by which they came in; None for the default.
 
     Returns:
-        Whether any pair is forbidden.
+        Whether any pair is forbidden, and bounds of the scores where they are finite.
     """
     ops, xp = problem.ops, problem.ops.xp
     zero = ops.full((), 0.0, ops.wide)
@@ -43,19 +43,22 @@ def check_values(problem: Problem, clusters: Array, given: str | None) -> bool:
         _least(problem, problem.weights),
         _least(problem, clusters),
         xp.max(apart) if problem.n_problems else zero,
-        problem.scores.finite_fact(),
+        *problem.scores.range_facts(),
     ]
     # Where looking costs a wait, the whole survey travels with the first look.
     dense = isinstance(problem.scores, DenseScores)
     survey = _Survey(problem, clusters) if dense and not ops.eager_checks else None
-    low, high, least_sample, least_cluster, furthest, finite, *found = ops.facts([*facts, *(survey.facts if survey else [])])
+    first, last, least_sample, least_cluster, furthest, low, high, *found = ops.facts(
+        [*facts, *(survey.facts if survey else [])]
+    )
+    finite = math.isfinite(low) and math.isfinite(high)
 
-    if problem.n_groups is not None and ids is not None and (low < 0 or high >= problem.n_groups):
-        raise ValueError(f"groups must lie in [0, {problem.n_groups}), got ids from {int(low)} to {int(high)}")
+    if problem.n_groups is not None and ids is not None and (first < 0 or last >= problem.n_groups):
+        raise ValueError(f"groups must lie in [0, {problem.n_groups}), got ids from {int(first)} to {int(last)}")
     for name, least in (("sample_mass", least_sample), (given or "cluster_mass", least_cluster)):
         if not least >= 0:
             raise ValueError(f"{name} must be finite and not negative, got {'NaN or infinity' if least != least else least}")
-    if not math.isfinite(finite):
+    if not finite:
         problem.scores.raise_not_finite()
         if dense and survey is None:
             survey = _Survey(problem, clusters)
@@ -74,11 +77,12 @@ def check_values(problem: Problem, clusters: Array, given: str | None) -> bool:
         if bool(xp.any(closed)):
             at = _first(problem, closed)
             raise InfeasibleError(f"cluster_share closes every cluster{_place(problem, at)}, but there are samples to assign")
+    bounds = (low, high) if finite else problem.scores.known_bounds
     if survey is None:
-        return False
+        return False, bounds
     if found[2] or found[3]:
         survey.raise_unreachable()
-    return bool(found[1])
+    return bool(found[1]), bounds
 
 
 class _Survey:

@@ -4,19 +4,23 @@ Here a problem is flat: potentials of the clusters are (n_problems, k) in the wi
 groups, and the scores are read in tiles. No pass forms more than a tile of anything n x k, except the one that returns a plan.
 
 In a plan whose rows are exact, ``plan[i, j] = mass[i] * kernel[i, j] / sum_j(kernel[i, j])``, where ``kernel`` is
-``exp((scores + g - row maximum) / epsilon)``. So no potential of the samples is needed to form it, no exponential overflows,
-and in each row one entry is 1. What float32 cannot hold of g is added where it still counts, after the division.
+``exp((scores + g - something of the row) / epsilon)``. So no potential of the samples is needed to form it. What is subtracted
+is the row's maximum, so that no exponential overflows. Where the scores are known to span so little, at this epsilon, that
+nothing can overflow, one number for all rows does: that saves two of five operations on every score.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
+from typing import Any
 
-from otcluster._ops.generic import Array
+from otcluster._ops.generic import BELOW, Array
 from otcluster.problem import Problem
 from otcluster.scores import DenseScores
 
 _INFINITY = float("inf")
+_SAFE_RANGE = (44.0, 600.0)  # of scores / epsilon, in float32 and float64
 _FEW_SCORES = 1 << 20
 
 
@@ -53,6 +57,20 @@ def first_potential(problem: Problem, epsilon: float) -> Array:
     ops, xp = problem.ops, problem.ops.xp
     epsilon = _representable(problem, epsilon)
 
+    bounds = _small_range(problem, epsilon)
+    empty = ops.full((problem.n_problems, problem.n_clusters), -_INFINITY, problem.dtype)
+    nothing = ops.full(tuple(empty.shape), 0.0, ops.wide)
+    if bounds is not None:
+        offset = ops.full((1, 1, 1), -bounds[1] / epsilon - BELOW, problem.dtype)
+        room = _room(problem)
+
+        def read_all(batches: slice, rows: slice, scores: Array) -> Array:
+            kernel = ops.exp(ops.scaled(scores, 1 / epsilon, offset, room(batches, rows, scores)))
+            return _down(problem, rows, ops.weighted(kernel, problem.weights[batches, rows]))
+
+        columns = _fold(problem, read_all, operator.add, nothing)
+        return raised(problem, nothing - (bounds[1] + BELOW * epsilon), columns, epsilon)
+
     def read(batches: slice, rows: slice, scores: Array) -> tuple[Array, Array]:
         weights = problem.weights[batches, rows]
         heavy = xp.where((weights > 0)[..., None], scores, ops.full((), -_INFINITY, scores.dtype))
@@ -70,8 +88,7 @@ def first_potential(problem: Problem, epsilon: float) -> Array:
         sums = [xp.exp(ops.cast(each[0] - finite, ops.wide) / epsilon) * each[1] for each in (one, two)]
         return top, sums[0] + sums[1]
 
-    empty = ops.full((problem.n_problems, problem.n_clusters), -_INFINITY, problem.dtype)
-    top, sums = _fold(problem, read, merge, (empty, ops.full(tuple(empty.shape), 0.0, ops.wide)))
+    top, sums = _fold(problem, read, merge, (empty, nothing))
     start = xp.where(top == -_INFINITY, xp.zeros_like(top), -top)
     return raised(problem, ops.cast(start, ops.wide), sums, epsilon)
 
@@ -130,7 +147,7 @@ def sample_potential(problem: Problem, g: Array, epsilon: float) -> Array:
         factor = _factor(problem, batches, rows, kernel)
         joins = (factor > 0) & (top > -_INFINITY)
         wide = ops.cast(xp.where(joins, factor, xp.ones_like(factor)), ops.wide)
-        value = epsilon * xp.log(wide) - ops.cast(xp.where(joins, top, xp.zeros_like(top)), ops.wide)
+        value = epsilon * (xp.log(wide) - BELOW) - ops.cast(xp.where(joins, top, xp.zeros_like(top)), ops.wide)
         return xp.where(joins, value, xp.full_like(value, -_INFINITY))
 
     return _gather(problem, read, (), ops.wide)
@@ -138,23 +155,28 @@ def sample_potential(problem: Problem, g: Array, epsilon: float) -> Array:
 
 def plan(problem: Problem, g: Array, epsilon: float) -> Array:
     """The plan, (batches, n, k), with exact rows."""
-    kernel_of = _kernel(problem, g, epsilon)
+    result = problem.ops.room((int(problem.weights.shape[0]), problem.n_samples, problem.n_clusters), problem.dtype)
+    kernel_of = _kernel(problem, g, epsilon, result)
 
     def read(batches: slice, rows: slice, scores: Array) -> Array:
         kernel, _ = kernel_of(batches, rows, scores)
         return problem.ops.weighted(kernel, _factor(problem, batches, rows, kernel))
 
-    return _gather(problem, read, (problem.n_clusters,), problem.dtype)
+    if result is None:
+        return _gather(problem, read, (problem.n_clusters,), problem.dtype)
+    for batches, rows, scores in tiles(problem):
+        read(batches, rows, scores)
+    return result
 
 
 def plan_labels(problem: Problem, g: Array, epsilon: float) -> Array:
     """The largest entry of each row of the plan, (batches, n); -1 for a sample that may join no cluster."""
     ops, xp = problem.ops, problem.ops.xp
-    kernel_of = _kernel(problem, g, epsilon)
+    exponents_of = _exponents(problem, g, epsilon)
 
     def read(batches: slice, rows: slice, scores: Array) -> Array:
-        kernel, top = kernel_of(batches, rows, scores)
-        largest = ops.argmax(kernel)
+        exponents, top = exponents_of(batches, rows, scores)
+        largest = ops.argmax(exponents)
         return xp.where(top > -_INFINITY, largest, xp.full_like(largest, -1))
 
     return _gather(problem, read, (), xp.int64)
@@ -195,20 +217,82 @@ def _representable(problem: Problem, epsilon: float) -> float:
     return max(epsilon, float(problem.ops.xp.finfo(problem.dtype).smallest_normal))
 
 
-def _kernel(problem: Problem, g: Array, epsilon: float) -> Callable[[slice, slice, Array], tuple[Array, Array]]:
-    """Start a pass over exp((scores + g - row maximum) / epsilon): a function that gives kernel and maxima of a tile."""
+def _small_range(problem: Problem, epsilon: float) -> tuple[float, float] | None:
+    """Bounds of the scores if ``exp(scores / epsilon)`` is in no danger, whatever the potentials."""
+    if problem.bounds is None:
+        return None
+    low, high = problem.bounds
+    # The cluster with the largest g gives each row an entry of at least exp(low - high): row sums stay far from underflow, and
+    # masses divided by them from overflow.
+    return problem.bounds if (high - low) / epsilon <= _SAFE_RANGE[problem.dtype == problem.ops.xp.float64] else None
+
+
+def _room(problem: Problem, result: Array | None = None) -> Callable[[slice, slice, Array], Array | None]:
+    """Where a pass may put a tile: in its place of ``result``, or over the tile before."""
+    if result is not None:
+        return lambda batches, rows, scores: result[batches, rows]
+    kept: list[Array] = []
+
+    def room(batches: slice, rows: slice, scores: Array) -> Array | None:
+        shape = tuple(int(size) for size in scores.shape)
+        if not kept or kept[0].shape[0] < shape[0] or kept[0].shape[1] < shape[1]:
+            new = problem.ops.room(shape, problem.dtype)
+            if new is None:
+                return None
+            kept[:] = [new]
+        return kept[0][: shape[0], : shape[1]]
+
+    return room
+
+
+def _exponents(
+    problem: Problem, g: Array, epsilon: float, result: Array | None = None
+) -> Callable[[slice, slice, Array], tuple[Array, Array]]:
+    """Start a pass: a function that gives the exponents of the kernel of a tile, and what was subtracted in each row.
+
+    That is -inf where no cluster is open to the row. What it gives lasts until it is called again, or is part of ``result``.
+    """
+    room = _room(problem, result)
     ops, xp = problem.ops, problem.ops.xp
     epsilon = _representable(problem, epsilon)
+    bounds = _small_range(problem, epsilon)
+    if bounds is not None:
+        most = xp.max(g, axis=-1, keepdims=True)
+        shift = xp.where(most == -_INFINITY, xp.zeros_like(most), most) + bounds[1]
+        offsets = ops.cast((g - shift) / epsilon - BELOW, problem.dtype)
+        subtracted = xp.where(most == -_INFINITY, most, shift)
+
+        def scaled(batches: slice, rows: slice, scores: Array) -> tuple[Array, Array]:
+            spread = _spread(problem, batches, rows, offsets)
+            exponents = ops.scaled(scores, 1 / epsilon, spread, room(batches, rows, scores))
+            return exponents, _spread(problem, batches, rows, subtracted)[..., 0]
+
+        return scaled
+
     near = ops.cast(g, problem.dtype)
     rest = None
     if near.dtype != g.dtype:
         lost = g - ops.cast(near, g.dtype)  # NaN where both are -inf
-        # Clipped, so that the largest entry stays above 0.5: beyond that the scores have no digits left at this epsilon.
+        # Clipped, so that the largest entry keeps its size: beyond that the scores have no digits left at this epsilon.
         rest = ops.cast(xp.clip(xp.where(g == -_INFINITY, xp.zeros_like(g), lost) / epsilon, -0.5, 0.5), problem.dtype)
 
-    def kernel_of(batches: slice, rows: slice, scores: Array) -> tuple[Array, Array]:
+    def shifted(batches: slice, rows: slice, scores: Array) -> tuple[Array, Array]:
         after = None if rest is None else _spread(problem, batches, rows, rest)
-        return ops.row_kernel(scores, _spread(problem, batches, rows, near), after, epsilon)
+        spread = _spread(problem, batches, rows, near)
+        return ops.row_exponents(scores, spread, after, epsilon, room(batches, rows, scores))
+
+    return shifted
+
+
+def _kernel(
+    problem: Problem, g: Array, epsilon: float, result: Array | None = None
+) -> Callable[[slice, slice, Array], tuple[Array, Array]]:
+    """As :func:`_exponents`, with the exponential taken."""
+    exponents_of = _exponents(problem, g, epsilon, result)
+
+    def kernel_of(batches: slice, rows: slice, scores: Array) -> tuple[Array, Array]:
+        exponents, subtracted = exponents_of(batches, rows, scores)
+        return problem.ops.exp(exponents), subtracted
 
     return kernel_of
 
@@ -222,8 +306,8 @@ def _spread(problem: Problem, batches: slice, rows: slice, values: Array) -> Arr
 
 def _factor(problem: Problem, batches: slice, rows: slice, kernel: Array) -> Array:
     """What each row of a tile is multiplied with so that it sums to its mass; zero for a row of zeros."""
-    # The largest entry is 1, or next to it, unless all are 0.
-    return problem.weights[batches, rows] / problem.ops.xp.clip(problem.ops.row_sum(kernel), 0.5, None)
+    sums = problem.ops.row_sum(kernel)
+    return problem.weights[batches, rows] / problem.ops.xp.where(sums > 0, sums, problem.ops.xp.ones_like(sums))
 
 
 def _down(problem: Problem, rows: slice, values: Array) -> Array:
@@ -233,26 +317,21 @@ def _down(problem: Problem, rows: slice, values: Array) -> Array:
     return problem.ops.segment_sum(values[0, ...], problem.groups[rows], problem.n_problems)
 
 
-def _fold(
-    problem: Problem,
-    read: Callable[[slice, slice, Array], tuple[Array, Array]],
-    merge: Callable[[tuple[Array, Array], tuple[Array, Array]], tuple[Array, Array]],
-    empty: tuple[Array, Array],
-) -> tuple[Array, Array]:
-    """Read all tiles; merge what belongs to the same problems and lay the rest side by side."""
-    parts: list[tuple[slice, tuple[Array, Array]]] = []
+def _fold(problem: Problem, read: Callable[[slice, slice, Array], Any], merge: Callable[[Any, Any], Any], empty: Any) -> Any:
+    """Read all tiles; merge what belongs to the same problems and lay the rest side by side. Values are arrays or pairs."""
+    parts: list[tuple[slice, Any]] = []
     for batches, rows, scores in tiles(problem):
         value = read(batches, rows, scores)
         if parts and parts[-1][0] == batches:
             parts[-1] = (batches, merge(parts[-1][1], value))
         else:
             parts.append((batches, value))
-    if not parts:
-        return empty
-    if len(parts) == 1:
-        return parts[0][1]
+    if len(parts) < 2:
+        return parts[0][1] if parts else empty
     concat = problem.ops.xp.concat
-    return concat([part[0] for _, part in parts], axis=0), concat([part[1] for _, part in parts], axis=0)
+    if not isinstance(empty, tuple):
+        return concat([part for _, part in parts], axis=0)
+    return tuple(concat([part[at] for _, part in parts], axis=0) for at in range(len(empty)))
 
 
 def _gather(problem: Problem, read: Callable[[slice, slice, Array], Array], tail: tuple[int, ...], dtype: object) -> Array:

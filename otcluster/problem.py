@@ -53,6 +53,8 @@ class Problem:
     n_groups: int | None
     given: dict[str, Any]
     """The caller's own arrays, by argument."""
+    versions: dict[str, int | None]
+    """How often each was changed in place, where its library counts."""
     weights: Array
     """Sample masses as passes read them: (batches, n)."""
     clusters: Array
@@ -63,6 +65,8 @@ class Problem:
     """Which clusters the caller closed, by giving them no mass: (n_problems, k)."""
     has_forbidden: bool | None
     """Whether any pair is forbidden; None if nobody looked."""
+    bounds: tuple[float, float] | None
+    """Between what the scores lie, where that is known without looking again; None where some are -inf."""
 
     def __init__(
         self,
@@ -95,7 +99,8 @@ class Problem:
         ids, count = _groups(source, groups, n_groups)
         arguments = {"sample_mass": sample_mass, "cluster_mass": cluster_mass, "cluster_share": cluster_share, "groups": groups}
         given = {**source.sources, **{name: value for name, value in arguments.items() if value is not None}}
-        self._set(scores=source, groups=ids, n_groups=count, given=given)
+        versions = {name: ops.version(value) for name, value in given.items() if ops.owns(value)}
+        self._set(scores=source, groups=ids, n_groups=count, given=given, versions=versions)
 
         weights = self._masses(sample_mass, "sample_mass", self.sample_shape, source.dtype)
         weights = xp.reshape(weights, (1 if ids is not None else self.n_problems, self.n_samples))
@@ -105,9 +110,10 @@ class Problem:
         shape = (*self.problem_shape, self.n_clusters)
         clusters = self._masses(given.get(name or ""), name or "cluster_mass", shape, ops.wide)
         clusters = xp.reshape(clusters, (self.n_problems, self.n_clusters))
-        self._set(closed=clusters == 0, has_forbidden=None)
+        self._set(closed=clusters == 0, has_forbidden=None, bounds=source.known_bounds)
         if check and ops.may_check:
-            self._set(has_forbidden=check_values(self, clusters, name))
+            has_forbidden, bounds = check_values(self, clusters, name)
+            self._set(has_forbidden=has_forbidden, bounds=bounds)
         # Scaled also where the totals agree to rounding: a tolerance below that rounding can then be met.
         sums = xp.sum(clusters, axis=-1)
         clusters = clusters * (self.totals / xp.where(sums > 0, sums, xp.ones_like(sums)))[:, None]
@@ -152,6 +158,15 @@ class Problem:
     @property
     def n_problems(self) -> int:
         return math.prod(self.problem_shape)
+
+    def check_unchanged(self) -> None:
+        """Raise RuntimeError if an input was changed in place since: what was found of it may be true no more."""
+        for name, version in self.versions.items():
+            if version is not None and self.ops.version(self.given[name]) != version:
+                raise RuntimeError(
+                    f"{name} was changed in place after this problem was made, which stands for it as it was: "
+                    f"ask before the change, or make the problem of {name}.clone()"
+                )
 
     def with_scores(self, values: Array) -> Problem:
         """The same problem, checked as it is, with other scores of the same shape."""

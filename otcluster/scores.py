@@ -5,6 +5,7 @@ A source of scores hands out *tiles* of shape (batches, rows, clusters). Whoever
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 
@@ -35,8 +36,13 @@ class Scores(Protocol):
         """How many groups the shapes of the scores speak for, where they do."""
         ...
 
-    def finite_fact(self) -> Array:
-        """A scalar that is finite if all scores are."""
+    @property
+    def known_bounds(self) -> tuple[float, float] | None:
+        """Bounds of the scores that hold whatever the values, where there are such."""
+        ...
+
+    def range_facts(self) -> tuple[Array, Array]:
+        """Bounds of the scores as scalars, not finite unless all scores are, with room to compute with them."""
         ...
 
     def raise_not_finite(self) -> None:
@@ -92,12 +98,14 @@ class DenseScores:
     def sources(self) -> dict[str, Array]:
         return {"scores": self.given}
 
-    def finite_fact(self) -> Array:
-        xp = self.ops.xp
+    known_bounds: tuple[float, float] | None = None
+
+    def range_facts(self) -> tuple[Array, Array]:
         if not self.n_samples or 0 in self.batch_shape:
-            return self.ops.full((), 0.0, self.ops.wide)
+            nothing = self.ops.full((), 0.0, self.ops.wide)
+            return nothing, nothing
         least, greatest = self.ops.extremes(self.values)
-        return xp.maximum(greatest, -least) * _HEADROOM
+        return _with_headroom(least), _with_headroom(greatest)
 
     def raise_not_finite(self) -> None:
         """Raise if finite scores are so large that differences of them overflow; -inf is a forbidden pair, and may be."""
@@ -107,7 +115,8 @@ class DenseScores:
             raise ValueError(f"scores beyond {limit:.3g} overflow {self.dtype}: divide scores and epsilon by the same number")
 
     def tile_shape(self, groups: Array | None) -> tuple[int, int]:
-        return _tile_shape(self.ops.tile_elements, self.n_samples, self.n_clusters)
+        # Of few rows, the sums over them would cost as much as the rows.
+        return _tile_shape(max(self.ops.tile_elements, 32 * self.n_clusters), self.n_samples, self.n_clusters)
 
     def tiles(self, groups: Array | None) -> Tile:
         values = self.ops.xp.reshape(self.values, (-1, self.n_samples, self.n_clusters)) if self.n_samples else self.values
@@ -179,10 +188,25 @@ class PointScores:
     def sources(self) -> dict[str, Array]:
         return {"x": self.given_x, "centroids": self.given_centroids}
 
-    def finite_fact(self) -> Array:
-        # No product of two vectors exceeds the larger square; a squared distance is at most four of them.
-        squares = [self.ops.xp.sum(4 * vectors * vectors) for vectors in (self.x, self.centroids)]
-        return squares[0] + squares[1]
+    @property
+    def known_bounds(self) -> tuple[float, float] | None:
+        return (-1.0, 1.0) if self.metric == "cosine" else None
+
+    def range_facts(self) -> tuple[Array, Array]:
+        xp = self.ops.xp
+        longest = []
+        for vectors in (self.x, self.centroids):
+            squares = xp.sum(vectors * vectors, axis=-1)
+            longest.append(xp.max(squares) if math.prod(squares.shape) else self.ops.full((), 0.0, self.dtype))
+        # No product of two vectors exceeds that of their lengths; a squared distance is at most four times the larger square.
+        greatest = _with_headroom(xp.maximum(*longest))
+        if self.metric == "cosine":
+            one = xp.ones_like(greatest) + 0 * greatest
+            return -one, one
+        if self.metric == "dot":
+            product = xp.sqrt(longest[0]) * xp.sqrt(longest[1]) + 0 * greatest
+            return -product, product
+        return -4 * greatest, 0 * greatest
 
     def raise_not_finite(self) -> None:
         """Say which of the arrays has a value that cannot be computed with, if one has."""
@@ -249,6 +273,11 @@ class PointScores:
         scaled = vectors / xp.where(largest == 0, xp.ones_like(largest), largest)
         length = xp.sqrt(xp.sum(scaled * scaled, axis=-1, keepdims=True))
         return scaled / xp.where(length == 0, xp.ones_like(length), length)
+
+
+def _with_headroom(value: Array) -> Array:
+    """The value itself, unless it is so large that sums of it overflow: then what is not finite."""
+    return value + 0 * (value * _HEADROOM)
 
 
 def _tile_shape(elements: int, n_rows: int, row_elements: int) -> tuple[int, int]:

@@ -26,6 +26,7 @@ def solve(problem: Problem, solver: Solver) -> Assignment:
     Raises:
         TypeError: ``problem`` is no Problem or ``solver`` no solver.
         ValueError: The solver cannot work on this problem.
+        RuntimeError: An input was changed in place since the problem was made.
 
     Example:
         >>> import numpy as np
@@ -37,6 +38,7 @@ def solve(problem: Problem, solver: Solver) -> Assignment:
         raise TypeError(f"problem must be a Problem, got {type(problem).__name__}: wrap the scores, Problem(scores)")
     if isinstance(solver, type) or not isinstance(solver, Solver):
         raise TypeError(f"solver must be a solver such as SinkhornKnopp(epsilon=0.05), got {solver!r}")
+    problem.check_unchanged()
     with problem.ops.quiet():
         return solver.run(problem)
 

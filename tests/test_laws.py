@@ -48,7 +48,7 @@ def test_law_of_groups(law, row, case):
 @given(planted=planted())
 def test_small_epsilon_reaches_the_exact_answer(row, planted):
     case, labels = planted
-    _, assignment = laws.answer(row, case, epsilon=0.05)
+    _, assignment = laws.answer(row, case, epsilon=0.1)
     rows, columns = linear_sum_assignment(-np.repeat(case.scores, len(labels) // case.scores.shape[1], axis=1))
     exact = columns[np.argsort(rows)] // (len(labels) // case.scores.shape[1])
     np.testing.assert_array_equal(exact, labels)
@@ -149,6 +149,6 @@ def test_law_is_red_for_a_solver_that_breaks_it(law):
 
 def test_a_pass_reads_every_tile_once():
     problem = otc.Problem(clustered_scores(50, 7))
-    problem.ops.tile_elements = 70
+    problem.ops.tile_elements = 7
     seen = [(batches, rows, values.shape) for batches, rows, values in passes.tiles(problem)]
-    assert [shape for _, _, shape in seen] == [(1, 10, 7)] * 5
+    assert [shape for _, _, shape in seen] == [(1, 32, 7), (1, 18, 7)]

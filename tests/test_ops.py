@@ -28,18 +28,18 @@ def tiles(draw):
 
 @pytest.mark.parametrize("library", LAY)
 @given(values=tiles(), after=st.booleans())
-def test_row_kernel(library, values, after):
+def test_row_exponents(library, values, after):
     rng = np.random.default_rng(0)
     g = rng.uniform(-1, 1, (values.shape[0], 1, values.shape[2]))
     rest = 1e-3 * g if after else None
     lay, ops = LAY[library], select(LAY[library](values), "values")
     laid = lay(values.copy())
     with ops.quiet():
-        kernel, top = ops.row_kernel(laid, lay(g), None if rest is None else lay(rest), 0.1)
+        exponents, top = ops.row_exponents(laid, lay(g), None if rest is None else lay(rest), 0.1)
     strict = GenericOps(array_api_strict, STRICT(values).device)
     with strict.quiet():
-        expected, best = strict.row_kernel(STRICT(values), STRICT(g), None if rest is None else STRICT(rest), 0.1)
-    np.testing.assert_allclose(to_numpy(kernel), np.asarray(expected), atol=1e-14)
+        expected, best = strict.row_exponents(STRICT(values), STRICT(g), None if rest is None else STRICT(rest), 0.1)
+    np.testing.assert_allclose(to_numpy(exponents), np.asarray(expected), atol=1e-14)
     np.testing.assert_array_equal(to_numpy(top), np.asarray(best))
     np.testing.assert_array_equal(to_numpy(laid), values)
 

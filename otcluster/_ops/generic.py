@@ -13,6 +13,10 @@ import numpy as np
 
 Array = Any
 
+BELOW = 3.0
+"""How far the exponents of a kernel are kept below zero. Under -2, floats lie so far apart that different exponents have
+different exponentials, so the largest entry of a row can be told from the exponents."""
+
 
 class GenericOps:
     """Primitives over one array library and device."""
@@ -74,6 +78,10 @@ class GenericOps:
     def full(self, shape: tuple[int, ...], value: float, dtype: Any) -> Array:
         return self.xp.full(shape, value, dtype=dtype, device=self.device)
 
+    def room(self, shape: tuple[int, ...], dtype: Any) -> Array | None:
+        """Memory that a primitive may write its result to; None where arrays are never written to."""
+        return None
+
     def arange(self, stop: int) -> Array:
         return self.xp.arange(stop, dtype=self.xp.int64, device=self.device)
 
@@ -109,16 +117,26 @@ class GenericOps:
         """The index of the largest entry of each row, the lowest one among equals."""
         return self.cast(self.xp.argmax(values, axis=-1), self.xp.int64)
 
-    def row_kernel(self, scores: Array, potential: Array, after: Array | None, epsilon: float) -> tuple[Array, Array]:
-        """exp((scores + potential - top) / epsilon + after), where ``top`` is the maximum of each row; both are returned.
+    def row_exponents(
+        self, scores: Array, potential: Array, after: Array | None, epsilon: float, out: Array | None = None
+    ) -> tuple[Array, Array]:
+        """(scores + potential - top) / epsilon + after - BELOW, where ``top`` is the maximum of each row; both are returned.
 
-        A row that is -inf throughout gives a row of zeros.
+        A row that is -inf throughout stays so. ``out`` is where the result may be written.
         """
         shifted = scores + potential
         top = self.row_max(shifted)
         finite = self.xp.clip(top, float(self.xp.finfo(top.dtype).min), None)
         exponent = (shifted - finite[..., None]) / epsilon
-        return self.xp.exp(exponent if after is None else exponent + after), top
+        return (exponent if after is None else exponent + after) - BELOW, top
+
+    def scaled(self, scores: Array, factor: float, offset: Array, out: Array | None = None) -> Array:
+        """``scores * factor + offset``: exponents where nothing is in danger of overflow, in one step."""
+        return scores * factor + offset
+
+    def exp(self, exponents: Array) -> Array:
+        """The exponential of an array that nobody else holds."""
+        return self.xp.exp(exponents)
 
     def column_kernel(self, scores: Array, top: Array, epsilon: float) -> Array:
         """exp((scores - top) / epsilon) where ``top`` is at least the maximum of each column, and finite."""

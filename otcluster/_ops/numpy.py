@@ -7,7 +7,7 @@ from typing import Any
 import array_api_compat.numpy
 import numpy as np
 
-from otcluster._ops.generic import Array, GenericOps
+from otcluster._ops.generic import BELOW, Array, GenericOps
 
 # Below this many columns a reduction along the rows is slower in NumPy than one operation per column.
 _FEW_COLUMNS = 32
@@ -42,14 +42,26 @@ class NumpyOps(GenericOps):
             np.maximum(top, values[..., column], out=top)
         return top
 
-    def row_kernel(self, scores: Array, potential: Array, after: Array | None, epsilon: float) -> tuple[Array, Array]:
-        shifted = scores + potential
+    def room(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        return np.empty(shape, dtype=dtype)
+
+    def row_exponents(
+        self, scores: Array, potential: Array, after: Array | None, epsilon: float, out: Array | None = None
+    ) -> tuple[Array, Array]:
+        shifted = np.add(scores, potential, out=out)
         top = self.row_max(shifted)
         shifted -= np.maximum(top, np.finfo(top.dtype).min)[..., None]
         shifted /= epsilon
-        if after is not None:
-            shifted += after
-        return np.exp(shifted, out=shifted), top
+        shifted += -BELOW if after is None else after - BELOW
+        return shifted, top
+
+    def scaled(self, scores: Array, factor: float, offset: Array, out: Array | None = None) -> Array:
+        exponents = np.multiply(scores, scores.dtype.type(factor), out=out)
+        exponents += offset
+        return exponents
+
+    def exp(self, exponents: Array) -> Array:
+        return np.exp(exponents, out=exponents)
 
     def column_kernel(self, scores: Array, top: Array, epsilon: float) -> Array:
         shifted = scores - top

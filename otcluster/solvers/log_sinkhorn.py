@@ -30,7 +30,7 @@ class LogSinkhorn:
         >>> import numpy as np
         >>> import otcluster as otc
         >>> scores = np.array([[1.0, 0.0], [0.9, 0.8]])
-        >>> assignment = otc.solve(otc.Problem(scores), LogSinkhorn(epsilon=0.05))
+        >>> assignment = otc.solve(otc.Problem(scores), LogSinkhorn(epsilon=0.2))
         >>> assignment.status.name, assignment.labels()
         ('CONVERGED', array([0, 1]))
 

@@ -9,34 +9,13 @@ from torch import nn
 
 import otcluster as otc
 from otcluster.dnc import Classifier, DNCHead, LinearHead
-
-
-def unit(vectors):
-    return nn.functional.normalize(vectors, dim=-1)
+from tests.dnc.modes import draws_with_all_modes_found
 
 
 @pytest.mark.parametrize("s", [0.5, 1.5])
 @pytest.mark.parametrize("k", [4, 10])
 def test_the_default_head_finds_the_modes_of_a_class(k, s):
-    """Twenty draws of modes, each a class of one head: 400 features a class and step, of unit norm around its modes."""
-    draws, d = 20, 64
-    centres = []
-    for seed in range(draws):
-        generator = torch.Generator().manual_seed(seed)
-        u, v = unit(torch.randn(d, generator=generator)), unit(torch.randn(k, d, generator=generator))
-        centres.append(unit(u + s * v))
-    modes = torch.stack(centres)
-    head = DNCHead(d, draws, n_subcentroids=k, momentum=0.99, memory=0)
-    labels = torch.arange(draws).repeat_interleave(400)
-    generator = torch.Generator().manual_seed(100)
-    for _ in range(600):
-        which = torch.randint(k, (draws * 400,), generator=generator)
-        features = modes[labels, which] + 0.05 * torch.randn(draws * 400, d, generator=generator)
-        head.observe(unit(features), labels)
-    cosine = torch.einsum("cjd,cmd->cjm", head.subcentroids, modes)
-    best = cosine.max(dim=2)
-    found = [len(set(best.indices[c][best.values[c] >= 0.97].tolist())) == k for c in range(draws)]
-    assert sum(found) >= 19
+    assert draws_with_all_modes_found(s, k) >= 19
 
 
 def trained_head():

@@ -52,15 +52,11 @@ def digits_run(tmp_path_factory):
     return out
 
 
-on_one_worker = pytest.mark.xdist_group("digits")  # so that the digits are trained once
-
-
 def weights(run):
     latest = (run / "checkpoints" / "latest").read_text().strip()
     return (run / "checkpoints" / latest / "model.safetensors").read_bytes()
 
 
-@on_one_worker
 def test_the_digits_are_learnt_and_everything_is_left_behind(digits_run):
     metrics = json.loads((digits_run / "metrics.json").read_text())
     assert metrics["test"]["accuracy"] >= 0.985
@@ -80,7 +76,6 @@ def test_the_digits_are_learnt_and_everything_is_left_behind(digits_run):
     assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
 
 
-@on_one_worker
 def test_killed_at_three_random_steps_and_resumed_ends_equal_to_the_byte(digits_run, tmp_path):
     out = tmp_path / "run"
     steps_per_epoch, epochs = 22, 15
@@ -94,7 +89,6 @@ def test_killed_at_three_random_steps_and_resumed_ends_equal_to_the_byte(digits_
     assert (out / "history.csv").read_bytes() == (digits_run / "history.csv").read_bytes(), at
 
 
-@on_one_worker
 def test_every_test_digit_is_of_the_class_of_its_nearest_subcentroid(digits_run, tmp_path):
     saved = tmp_path / "test.safetensors"
     command = [sys.executable, "-m", "otcluster", "dnc", "eval", str(digits_run), "--features", str(saved)]
@@ -112,7 +106,6 @@ def test_every_test_digit_is_of_the_class_of_its_nearest_subcentroid(digits_run,
     assert f"test accuracy {accuracy:.4f} on" in printed
 
 
-@on_one_worker
 def test_subcentroids_are_unit_vectors_apart_from_each_other(digits_run):
     head = load_run(digits_run).model.head
     torch.testing.assert_close(head.subcentroids.norm(dim=-1), torch.ones(10, 4))
@@ -124,7 +117,6 @@ def test_subcentroids_are_unit_vectors_apart_from_each_other(digits_run):
     assert (typical.sizes > 0).all()
 
 
-@on_one_worker
 def test_a_users_picture_is_predicted_with_its_nearest_training_images(digits_run, tmp_path):
     run = load_run(digits_run)
     data = run.load_data()
