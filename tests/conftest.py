@@ -19,4 +19,5 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.register_profile("quick", settings.get_profile("ci"), max_examples=20)
+settings.register_profile("thorough", settings.get_profile("ci"), max_examples=1500, derandomize=False)
 settings.load_profile(os.environ.get("OTCLUSTER_HYPOTHESIS", "ci"))

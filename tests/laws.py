@@ -5,6 +5,8 @@ A tolerance is a number of roundings, ``eps * max(1, range / epsilon)``: an expo
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 import otcluster as otc
@@ -115,6 +117,22 @@ def permuting_permutes(row, case):
         np.testing.assert_allclose(own[:, 0], case.scores[rows].max(1), atol=case.eps * 4)
 
 
+def ended_alike(row, case, n_iter, alone):
+    """The answer of the lone problem where another run of it ended: after ``n_iter`` rounds.
+
+    Sums in another order may carry one of two runs over the tolerance a round before the other. Then its error there must be
+    the tolerance, to rounding.
+    """
+    own = int(to_numpy(alone.n_iter))
+    if n_iter == own:
+        return alone
+    first, last = (
+        otc.solve(alone.problem, replace(alone.solver, max_iter=rounds, tol=None)) for rounds in sorted([own, n_iter])
+    )
+    assert abs(float(to_numpy(first.marginal_error)) - row.tolerance) <= 32 * case.eps
+    return first if n_iter < own else last
+
+
 def batched_is_looped(row, case):
     rng = np.random.default_rng(0)
     stack = np.stack([case.scores, rng.uniform(-1, 1, case.scores.shape), -case.scores])
@@ -126,8 +144,9 @@ def batched_is_looped(row, case):
     _, batch = answer(row, case, scores=stack, **masses)
     alone = [answer(row, case, scores=each)[1] for each in stack]
     for at, one in enumerate(alone):
-        np.testing.assert_allclose(to_numpy(batch.plan())[at], to_numpy(one.plan()), atol=rounding(case, scores=stack))
-        assert abs(int(to_numpy(batch.n_iter)[at]) - int(to_numpy(one.n_iter))) <= (1 if case.dtype == "float32" else 0)
+        n_iter = int(to_numpy(batch.n_iter)[at])
+        expected = to_numpy(ended_alike(row, case, n_iter, one).plan())
+        np.testing.assert_allclose(to_numpy(batch.plan())[at], expected, atol=rounding(case, scores=stack))
     worst = max(alone, key=lambda one: list(otc.Status).index(one.status))
     assert batch.status is worst.status
 
@@ -145,9 +164,9 @@ def grouped_is_looped(row, case):
         if "cluster_share" in case.masses:
             masses["cluster_share"] = case.masses["cluster_share"][group]
         _, one = answer(row, case, scores=case.scores[own], **masses)
-        np.testing.assert_allclose(
-            plan[own], to_numpy(one.plan()), atol=max(1e-6, rounding(case)) if row.tolerance else rounding(case)
-        )
+        expected = to_numpy(ended_alike(row, case, int(to_numpy(whole.n_iter)[group]), one).plan())
+        limit = max(1e-6, rounding(case)) if row.tolerance else rounding(case)
+        np.testing.assert_allclose(plan[own], expected, atol=limit)
         np.testing.assert_allclose(sizes[group], plan[own].sum(0), atol=64 * case.eps)
         clear = np.sort(plan[own], 1)[:, -1] - (np.sort(plan[own], 1)[:, -2] if plan.shape[1] > 1 else 0) > 1e-5
         np.testing.assert_array_equal(labels[own][clear], to_numpy(one.labels())[clear])
