@@ -16,21 +16,27 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from otcluster._ops.generic import BELOW, Array
+from otcluster.fused import NATS_BELOW, fused_passes
 from otcluster.problem import Problem
 from otcluster.scores import DenseScores
 
 _INFINITY = float("inf")
-_SAFE_RANGE = (44.0, 600.0)  # of scores / epsilon, in float32 and float64
+_SAFE_RANGE = (44.0, 400.0)  # of scores / epsilon, in float32 and float64
 _FEW_SCORES = 1 << 20
 
 
-def tiles(problem: Problem) -> Iterator[tuple[slice, slice, Array]]:
-    """The scores in tiles, with the range of batches and of rows that each covers. Nothing for an empty problem."""
+def tiles(problem: Problem, *, whole: bool = False) -> Iterator[tuple[slice, slice, Array]]:
+    """The scores in tiles, with the range of batches and of rows that each covers. Nothing for an empty problem.
+
+    With ``whole``, scores that exist come as one.
+    """
     n_batches = 1 if problem.groups is not None else problem.n_problems
     if n_batches == 0 or problem.n_samples == 0:
         return
     some_batches, some_rows = problem.scores.tile_shape(problem.groups)
     tile = problem.scores.tiles(problem.groups)
+    if whole and isinstance(problem.scores, DenseScores):
+        some_batches, some_rows = n_batches, problem.n_samples
     for first in range(0, n_batches, some_batches):
         batches = slice(first, min(first + some_batches, n_batches))
         for start in range(0, problem.n_samples, some_rows):
@@ -60,6 +66,10 @@ def first_potential(problem: Problem, epsilon: float) -> Array:
     bounds = _small_range(problem, epsilon)
     empty = ops.full((problem.n_problems, problem.n_clusters), -_INFINITY, problem.dtype)
     nothing = ops.full(tuple(empty.shape), 0.0, ops.wide)
+    fused = fused_passes(problem)
+    if bounds is not None and fused is not None:
+        columns = fused.kernel_columns(tiles(problem, whole=True), nothing - bounds[1] / epsilon, epsilon)
+        return raised(problem, nothing - (bounds[1] + NATS_BELOW * epsilon), columns, epsilon)
     if bounds is not None:
         offset = ops.full((1, 1, 1), -bounds[1] / epsilon - BELOW, problem.dtype)
         room = _room(problem)
@@ -111,6 +121,9 @@ def plan_columns(problem: Problem, g: Array, epsilon: float) -> tuple[Array, Arr
         The sums, (n_problems, k), and the mass of samples that no cluster may take, (n_problems,); both wide.
     """
     ops, xp = problem.ops, problem.ops.xp
+    fused = fused_passes(problem)
+    if fused is not None:
+        return fused.plan_columns(tiles(problem, whole=True), *_terms(problem, g, epsilon)[:3])
     kernel_of = _kernel(problem, g, epsilon)
     nobody = ops.full((problem.n_problems, 1), 0.0, ops.wide)
 
@@ -155,6 +168,9 @@ def sample_potential(problem: Problem, g: Array, epsilon: float) -> Array:
 
 def plan(problem: Problem, g: Array, epsilon: float) -> Array:
     """The plan, (batches, n, k), with exact rows."""
+    fused = fused_passes(problem)
+    if fused is not None:
+        return fused.plan(tiles(problem, whole=True), *_terms(problem, g, epsilon)[:3])
     result = problem.ops.room((int(problem.weights.shape[0]), problem.n_samples, problem.n_clusters), problem.dtype)
     kernel_of = _kernel(problem, g, epsilon, result)
 
@@ -172,6 +188,9 @@ def plan(problem: Problem, g: Array, epsilon: float) -> Array:
 def plan_labels(problem: Problem, g: Array, epsilon: float) -> Array:
     """The largest entry of each row of the plan, (batches, n); -1 for a sample that may join no cluster."""
     ops, xp = problem.ops, problem.ops.xp
+    fused = fused_passes(problem)
+    if fused is not None:
+        return fused.labels(tiles(problem, whole=True), *_terms(problem, g, epsilon)[:3])
     exponents_of = _exponents(problem, g, epsilon)
 
     def read(batches: slice, rows: slice, scores: Array) -> Array:
@@ -223,8 +242,9 @@ def _small_range(problem: Problem, epsilon: float) -> tuple[float, float] | None
         return None
     low, high = problem.bounds
     # The cluster with the largest g gives each row an entry of at least exp(low - high): row sums stay far from underflow, and
-    # masses divided by them from overflow.
-    return problem.bounds if (high - low) / epsilon <= _SAFE_RANGE[problem.dtype == problem.ops.xp.float64] else None
+    # masses divided by them from overflow. Scores that are large beside their range would lose digits when they are multiplied.
+    safe = (high - low) / epsilon <= _SAFE_RANGE[problem.dtype == problem.ops.xp.float64]
+    return problem.bounds if safe and max(abs(low), abs(high)) <= 2 * (high - low) else None
 
 
 def _room(problem: Problem, result: Array | None = None) -> Callable[[slice, slice, Array], Array | None]:
@@ -245,6 +265,26 @@ def _room(problem: Problem, result: Array | None = None) -> Callable[[slice, sli
     return room
 
 
+def _terms(problem: Problem, g: Array, epsilon: float) -> tuple[Array | None, Array, float, Array | None]:
+    """How potentials enter the exponents of a kernel, ``(scores + near - top) / epsilon + after``, without overflow.
+
+    Returns:
+        ``near``, None where no maximum of a row has to be subtracted; ``after``; the epsilon to divide by; and, where ``near``
+        is None, what is subtracted from all rows of a problem instead, (n_problems, 1), -inf if none of its clusters is open.
+    """
+    ops, xp = problem.ops, problem.ops.xp
+    epsilon = _representable(problem, epsilon)
+    bounds = _small_range(problem, epsilon)
+    if bounds is not None:
+        most = xp.max(g, axis=-1, keepdims=True)
+        shift = xp.where(most == -_INFINITY, xp.zeros_like(most), most) + bounds[1]
+        return None, (g - shift) / epsilon, epsilon, xp.where(most == -_INFINITY, most, shift)
+    near = ops.cast(g, problem.dtype)
+    lost = xp.where(g == -_INFINITY, xp.zeros_like(g), g - ops.cast(near, g.dtype))  # else NaN where both are -inf
+    # Clipped, so that the largest entry keeps its size: beyond that the scores have no digits left at this epsilon.
+    return near, xp.clip(lost / epsilon, -0.5, 0.5), epsilon, None
+
+
 def _exponents(
     problem: Problem, g: Array, epsilon: float, result: Array | None = None
 ) -> Callable[[slice, slice, Array], tuple[Array, Array]]:
@@ -252,15 +292,10 @@ def _exponents(
 
     That is -inf where no cluster is open to the row. What it gives lasts until it is called again, or is part of ``result``.
     """
-    room = _room(problem, result)
-    ops, xp = problem.ops, problem.ops.xp
-    epsilon = _representable(problem, epsilon)
-    bounds = _small_range(problem, epsilon)
-    if bounds is not None:
-        most = xp.max(g, axis=-1, keepdims=True)
-        shift = xp.where(most == -_INFINITY, xp.zeros_like(most), most) + bounds[1]
-        offsets = ops.cast((g - shift) / epsilon - BELOW, problem.dtype)
-        subtracted = xp.where(most == -_INFINITY, most, shift)
+    room, ops = _room(problem, result), problem.ops
+    near, after, epsilon, subtracted = _terms(problem, g, epsilon)
+    if near is None:
+        offsets = ops.cast(after - BELOW, problem.dtype)
 
         def scaled(batches: slice, rows: slice, scores: Array) -> tuple[Array, Array]:
             spread = _spread(problem, batches, rows, offsets)
@@ -269,17 +304,12 @@ def _exponents(
 
         return scaled
 
-    near = ops.cast(g, problem.dtype)
-    rest = None
-    if near.dtype != g.dtype:
-        lost = g - ops.cast(near, g.dtype)  # NaN where both are -inf
-        # Clipped, so that the largest entry keeps its size: beyond that the scores have no digits left at this epsilon.
-        rest = ops.cast(xp.clip(xp.where(g == -_INFINITY, xp.zeros_like(g), lost) / epsilon, -0.5, 0.5), problem.dtype)
+    rest = ops.cast(after, problem.dtype) if near.dtype != g.dtype else None
 
     def shifted(batches: slice, rows: slice, scores: Array) -> tuple[Array, Array]:
-        after = None if rest is None else _spread(problem, batches, rows, rest)
+        small = None if rest is None else _spread(problem, batches, rows, rest)
         spread = _spread(problem, batches, rows, near)
-        return ops.row_exponents(scores, spread, after, epsilon, room(batches, rows, scores))
+        return ops.row_exponents(scores, spread, small, epsilon, room(batches, rows, scores))
 
     return shifted
 

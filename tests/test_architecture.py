@@ -21,7 +21,7 @@ FLOORS = [
     ("_kernels",),
     ("_ops",),
     ("scores", "checks", "problem"),
-    ("passes", "feasibility", "assignment"),
+    ("fused", "passes", "feasibility", "assignment"),
     ("solvers",),
     ("solve",),
     ("clustering", "distributed", "metrics"),

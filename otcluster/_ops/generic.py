@@ -40,6 +40,11 @@ class GenericOps:
     # Types and creation
 
     @property
+    def n_threads(self) -> int:
+        """How many threads compiled loops may use."""
+        return 1
+
+    @property
     def wide(self) -> Any:
         """The dtype of sums and potentials, one step wider than float32 where the device has it."""
         return self.xp.float64
@@ -72,6 +77,9 @@ class GenericOps:
         """Bring ``values`` to this library and device, without a copy where nothing has to change."""
         return self.xp.asarray(values, dtype=dtype, device=self.device)
 
+    def copy(self, array: Array) -> Array:
+        return self.xp.asarray(array, copy=True)
+
     def cast(self, array: Array, dtype: Any) -> Array:
         return self.xp.astype(array, dtype, copy=False)
 
@@ -94,6 +102,10 @@ class GenericOps:
 
     def version(self, array: Array) -> int | None:
         """A counter that in-place changes raise, or None where the library keeps none."""
+        return None
+
+    def kernels(self, dtype: Any) -> Any:
+        """Compiled loops over rows for scores of ``dtype`` (:mod:`otcluster._ops.compiled`), None where there are none."""
         return None
 
     def quiet(self) -> contextlib.AbstractContextManager[Any]:

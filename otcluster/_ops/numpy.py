@@ -7,6 +7,7 @@ from typing import Any
 import array_api_compat.numpy
 import numpy as np
 
+from otcluster._ops import compiled
 from otcluster._ops.generic import BELOW, Array, GenericOps
 
 # Below this many columns a reduction along the rows is slower in NumPy than one operation per column.
@@ -22,6 +23,10 @@ class NumpyOps(GenericOps):
     def __init__(self) -> None:
         super().__init__(array_api_compat.numpy, "cpu")
 
+    @property
+    def n_threads(self) -> int:
+        return compiled.available_threads()
+
     def owns(self, array: Array) -> bool:
         return isinstance(array, (np.ndarray, np.generic))
 
@@ -31,8 +36,14 @@ class NumpyOps(GenericOps):
     def asarray(self, values: Any, dtype: Any = None) -> Array:
         return np.asarray(values, dtype=dtype)
 
+    def copy(self, array: Array) -> Array:
+        return array.copy()
+
     def cast(self, array: Array, dtype: Any) -> Array:
         return array.astype(dtype, copy=False)
+
+    def kernels(self, dtype: Any) -> Any:
+        return compiled.kernels(dtype)
 
     def row_max(self, values: Array) -> Array:
         if not 1 < values.shape[-1] <= _FEW_COLUMNS:

@@ -9,6 +9,7 @@ from typing import Any
 import array_api_compat.torch
 import torch
 
+from otcluster._ops import compiled
 from otcluster._ops.generic import BELOW, Array, GenericOps
 
 _MANY_COLUMNS = 512
@@ -28,6 +29,10 @@ class TorchOps(GenericOps):
         self.rounds_between_syncs = 1 if on_host else 8
 
     @property
+    def n_threads(self) -> int:
+        return torch.get_num_threads()
+
+    @property
     def wide(self) -> torch.dtype:
         return torch.float32 if self.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
 
@@ -36,6 +41,9 @@ class TorchOps(GenericOps):
 
     def asarray(self, values: Any, dtype: Any = None) -> Array:
         return torch.as_tensor(values, dtype=dtype, device=self.device)
+
+    def copy(self, array: Array) -> Array:
+        return array.clone()
 
     def cast(self, array: Array, dtype: Any) -> Array:
         return array.to(dtype)
@@ -48,7 +56,14 @@ class TorchOps(GenericOps):
         return array.detach().cpu().numpy()
 
     def version(self, array: Array) -> int | None:
-        return None if array.is_inference() else int(array._version)
+        if torch.compiler.is_compiling() or array.is_inference():
+            return None
+        return int(array._version)
+
+    def kernels(self, dtype: Any) -> Any:
+        if self.device.type != "cpu" or torch.compiler.is_compiling():
+            return None
+        return compiled.kernels("float64" if dtype == torch.float64 else "float32")
 
     @contextlib.contextmanager
     def quiet(self) -> Any:

@@ -1,0 +1,114 @@
+"""Passes of one compiled loop over the rows, for scores in host memory.
+
+They answer as those of :mod:`otcluster.passes`, which turn to them where the library of a problem offers compiled loops.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from otcluster._ops import compiled
+from otcluster._ops.generic import Array
+from otcluster.problem import Problem
+
+NATS_BELOW = compiled.BELOW * math.log(2)
+"""What exponents are kept below zero in compiled passes, in nats."""
+
+_BITS = 1 / math.log(2)
+Tiles = Iterable[tuple[slice, slice, Array]]
+
+
+class FusedPasses:
+    """The compiled passes over one problem.
+
+    ``tiles`` are its scores. ``near``, (n_problems, k), is added to the scores before the maximum of a row is subtracted, None
+    where no maximum has to be; ``after``, (n_problems, k), is added to their exponents, and is in nats.
+    """
+
+    def __init__(self, problem: Problem, kernels: Any) -> None:
+        self._problem, self._kernels = problem, kernels
+        self._real = np.float64 if problem.dtype == problem.ops.xp.float64 else np.float32
+        self._groups = np.zeros(0, dtype=np.int64) if problem.groups is None else self._host(problem.groups)
+        self._weights = self._host(problem.weights).reshape(-1)
+
+    def kernel_columns(self, tiles: Tiles, after: Array, epsilon: float) -> Array:
+        """Sums of ``weight * exp(scores / epsilon + after)`` over the samples, (n_problems, k)."""
+        return self._columns(tiles, None, after, epsilon, normal=False)[0]
+
+    def plan_columns(self, tiles: Tiles, near: Array | None, after: Array, epsilon: float) -> tuple[Array, Array]:
+        """Column sums of the plan, (n_problems, k), and the mass that no cluster may take, (n_problems,)."""
+        return self._columns(tiles, near, after, epsilon, normal=True)
+
+    def plan(self, tiles: Tiles, near: Array | None, after: Array, epsilon: float) -> Array:
+        """The plan, (batches, n, k)."""
+        shape = (int(self._problem.weights.shape[0]), self._problem.n_samples, self._problem.n_clusters)
+        result = np.empty(shape, dtype=self._real)
+        rows = result.reshape(-1, shape[2])
+
+        def work(given: tuple[Any, ...], start: int, stop: int, thread: int, problems: slice, place: slice) -> None:
+            self._kernels.plan(*given, start, stop, self._weights[place], rows[place])
+
+        self._run(tiles, near, after, epsilon, work)
+        return self._problem.ops.asarray(result)
+
+    def labels(self, tiles: Tiles, near: Array | None, after: Array, epsilon: float) -> Array:
+        """The largest entry of each row of the plan, (batches, n); -1 for a sample that may join no cluster."""
+        result = np.empty((int(self._problem.weights.shape[0]), self._problem.n_samples), dtype=np.int64)
+        flat = result.reshape(-1)
+
+        def work(given: tuple[Any, ...], start: int, stop: int, thread: int, problems: slice, place: slice) -> None:
+            self._kernels.labels(*given, start, stop, flat[place])
+
+        self._run(tiles, near, after, epsilon, work)
+        return self._problem.ops.asarray(result)
+
+    def _columns(self, tiles: Tiles, near: Array | None, after: Array, epsilon: float, *, normal: bool) -> tuple[Array, Array]:
+        threads, n_problems = self._problem.ops.n_threads, self._problem.n_problems
+        sums = np.zeros((threads, n_problems, self._problem.n_clusters))
+        lost = np.zeros((threads, n_problems))
+
+        def work(given: tuple[Any, ...], start: int, stop: int, thread: int, problems: slice, place: slice) -> None:
+            mine = sums[thread, problems], lost[thread, problems]
+            self._kernels.columns(*given, start, stop, self._weights[place], normal, *mine)
+
+        self._run(tiles, near, after, epsilon, work)
+        asarray = self._problem.ops.asarray
+        return (asarray(sums[0]), asarray(lost[0])) if threads == 1 else (asarray(sums.sum(0)), asarray(lost.sum(0)))
+
+    def _run(self, tiles: Tiles, near: Array | None, after: Array, epsilon: float, work: Callable[..., None]) -> None:
+        n, grouped = self._problem.n_samples, self._problem.groups is not None
+        offsets = self._lay(self._host(after) * _BITS - compiled.BELOW)
+        shifts = np.zeros((0, 0), dtype=self._real) if near is None else self._lay(self._host(near))
+        inverse = self._real(_BITS / epsilon)
+        for batches, rows, scores in tiles:
+            values = self._lay(self._host(scores))
+            n_batches, n_rows, k = values.shape
+            problems = slice(0, len(offsets)) if grouped else batches
+            first = batches.start * n + rows.start
+            place = slice(first, first + n_batches * n_rows)
+            given = (
+                values.reshape(-1, k), shifts[problems], offsets[problems], inverse, self._groups[rows], n_rows,
+            )  # fmt: skip
+
+            def run(
+                thread: int, start: int, stop: int, given: Any = given, problems: slice = problems, place: slice = place
+            ) -> None:
+                work(given, start, stop, thread, problems, place)
+
+            compiled.over_rows(n_batches * n_rows, k, self._problem.ops.n_threads, run)
+
+    def _host(self, array: Array) -> Any:
+        return self._problem.ops.to_numpy(array)
+
+    def _lay(self, array: Any) -> Any:
+        return np.ascontiguousarray(array, dtype=self._real)
+
+
+def fused_passes(problem: Problem) -> FusedPasses | None:
+    """The compiled passes over ``problem``, None where there are none."""
+    kernels = problem.ops.kernels(problem.dtype)
+    return None if kernels is None else FusedPasses(problem, kernels)
