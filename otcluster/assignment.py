@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from functools import cached_property
 from typing import Any
 
 from otcluster import passes
@@ -85,7 +84,7 @@ class Assignment(ABC):
         """Column sums of the plan (mass, not counts of :meth:`labels`), (..., k) or (n_groups, k)."""
 
     def _per_problem(self, values: Array) -> Array:
-        return self.problem.ops.xp.reshape(values, self.problem.problem_shape)
+        return self.problem.ops.xp.reshape(self.problem.ops.copy(values), self.problem.problem_shape)
 
     def _per_sample(self, values: Array, *tail: int) -> Array:
         return self.problem.ops.xp.reshape(values, (*self.problem.sample_shape, *tail))
@@ -93,7 +92,7 @@ class Assignment(ABC):
     def _per_cluster(self, values: Array) -> Array:
         ops = self.problem.ops
         shape = (*self.problem.problem_shape, self.problem.n_clusters)
-        return ops.cast(ops.xp.reshape(values, shape), self.problem.dtype)
+        return ops.cast(ops.copy(ops.xp.reshape(values, shape)), self.problem.dtype)
 
 
 class EntropicAssignment(Assignment):
@@ -113,9 +112,16 @@ class EntropicAssignment(Assignment):
         super().__init__(problem, solver, g, n_iter)
         self.epsilon = epsilon
         self._error, self._converged = error, converged
+        self._status: Status | None = None
+        self._sums: tuple[Array, Array] | None = None
 
-    @cached_property
+    @property
     def status(self) -> Status:
+        if self._status is None:
+            self._status = self._find_status()
+        return self._status
+
+    def _find_status(self) -> Status:
         if self._converged is not None and bool(self.problem.ops.xp.all(self._converged)):
             return Status.CONVERGED
         if self.problem.has_forbidden:
@@ -128,11 +134,10 @@ class EntropicAssignment(Assignment):
     @property
     def marginal_error(self) -> Array:
         if self._error is None:
-            columns, lost = self._columns
-            self._error = passes.column_error(self.problem, columns, lost)
+            self._error = passes.column_error(self.problem, *self._columns())
         return self._per_problem(self._error)
 
-    @cached_property
+    @property
     def potentials(self) -> tuple[Array, Array]:
         self.problem.check_unchanged()
         ops = self.problem.ops
@@ -151,13 +156,14 @@ class EntropicAssignment(Assignment):
             return self._per_sample(passes.plan(self.problem, self._g, self.epsilon), self.problem.n_clusters)
 
     def cluster_sizes(self) -> Array:
-        return self._per_cluster(self._columns[0])
+        return self._per_cluster(self._columns()[0])
 
-    @cached_property
     def _columns(self) -> tuple[Array, Array]:
-        self.problem.check_unchanged()
-        with self.problem.ops.quiet():
-            return passes.plan_columns(self.problem, self._g, self.epsilon)
+        if self._sums is None:
+            self.problem.check_unchanged()
+            with self.problem.ops.quiet():
+                self._sums = passes.plan_columns(self.problem, self._g, self.epsilon)
+        return self._sums
 
 
 class HardAssignment(Assignment):
@@ -187,7 +193,7 @@ class HardAssignment(Assignment):
         return self._per_sample(f), self._per_cluster(self._g)
 
     def labels(self) -> Array:
-        return self._per_sample(self._labels)
+        return self._per_sample(self.problem.ops.copy(self._labels))
 
     def plan(self) -> Array:
         problem, ops, xp = self.problem, self.problem.ops, self.problem.ops.xp

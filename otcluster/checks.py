@@ -20,11 +20,15 @@ class InfeasibleError(ValueError):
     """No assignment meets what was asked."""
 
 
-def check_values(problem: Problem, clusters: Array, given: str | None) -> tuple[bool, tuple[float, float] | None]:
+def check_values(
+    problem: Problem, masses: Array, totals: Array, clusters: Array, given: str | None
+) -> tuple[bool, tuple[float, float] | None]:
     """Raise for the first impossible value of ``problem``, waiting for the device once.
 
     Args:
         problem: Its shapes and dtypes are right already.
+        masses: Sample masses as they came in, (batches, n).
+        totals: Their sums, (n_problems,).
         clusters: Cluster masses or shares as they came in, (n_problems, k).
         given: The argument by which they came in; None for the default.
 
@@ -34,21 +38,24 @@ def check_values(problem: Problem, clusters: Array, given: str | None) -> tuple[
     ops, xp = problem.ops, problem.ops.xp
     zero = ops.full((), 0.0, ops.wide)
     sums = xp.sum(clusters, axis=-1)
-    larger = xp.maximum(problem.totals, sums)
-    apart = xp.abs(problem.totals - sums) / xp.where(larger > 0, larger, xp.ones_like(larger))
+    larger = xp.maximum(totals, sums)
+    apart = xp.abs(totals - sums) / xp.where(larger > 0, larger, xp.ones_like(larger))
+    starved = (sums == 0) & (totals > 0)
     ids = problem.groups if problem.groups is not None and problem.n_samples else None
     facts = [
         zero if ids is None else xp.min(ids),
         zero if ids is None else xp.max(ids),
-        _least(problem, problem.weights),
+        _least(problem, masses),
         _least(problem, clusters),
         xp.max(apart) if problem.n_problems else zero,
+        xp.any(starved),
+        *_scale_facts(problem, masses),
         *problem.scores.range_facts(),
     ]
     # Where looking costs a wait, the whole survey travels with the first look.
     dense = isinstance(problem.scores, DenseScores)
     survey = _Survey(problem, clusters) if dense and not ops.eager_checks else None
-    first, last, least_sample, least_cluster, furthest, low, high, *found = ops.facts(
+    first, last, least_sample, least_cluster, furthest, any_starved, lightest, heaviest, low, high, *found = ops.facts(
         [*facts, *(survey.facts if survey else [])]
     )
     finite = math.isfinite(low) and math.isfinite(high)
@@ -58,31 +65,56 @@ def check_values(problem: Problem, clusters: Array, given: str | None) -> tuple[
     for name, least in (("sample_mass", least_sample), (given or "cluster_mass", least_cluster)):
         if not least >= 0:
             raise ValueError(f"{name} must be finite and not negative, got {'NaN or infinity' if least != least else least}")
+    _check_scale(problem, lightest, heaviest)
     if not finite:
-        problem.scores.raise_not_finite()
         if dense and survey is None:
             survey = _Survey(problem, clusters)
             found = ops.facts(survey.facts)
+        if survey is None or found[4]:
+            problem.scores.raise_not_finite()
     if survey is not None and found[0]:
         survey.raise_bad_score()
-    tolerance = _tolerance(problem)
-    if given == "cluster_mass" and furthest > tolerance:
-        at = _first(problem, apart > tolerance)
+    if given == "cluster_mass" and not furthest <= _tolerance(problem):
+        at = _first(problem, ~(apart <= _tolerance(problem)))
         raise ValueError(
             "sample_mass and cluster_mass must have the same total, got "
-            f"{float(problem.totals[at])} and {float(sums[at])}{_place(problem, at)}: scale one of them, or give cluster_share"
+            f"{float(totals[at])} and {float(sums[at])}{_place(problem, at)}: scale one of them, or give cluster_share"
         )
-    if given == "cluster_share" and furthest >= 1:
-        closed = (sums == 0) & (problem.totals > 0)
-        if bool(xp.any(closed)):
-            at = _first(problem, closed)
-            raise InfeasibleError(f"cluster_share closes every cluster{_place(problem, at)}, but there are samples to assign")
+    if any_starved:
+        raise InfeasibleError(
+            f"cluster_share closes every cluster{_place(problem, _first(problem, starved))}, but there are samples to assign"
+        )
     bounds = (low, high) if finite else problem.scores.known_bounds
     if survey is None:
         return False, bounds
     if found[2] or found[3]:
         survey.raise_unreachable()
     return bool(found[1]), bounds
+
+
+def _scale_facts(problem: Problem, masses: Array) -> list[Array]:
+    """The largest mass of a sample in each problem: the smallest of these that is not zero, and the largest."""
+    ops, xp = problem.ops, problem.ops.xp
+    one = ops.full((), 1.0, ops.wide)
+    if "sample_mass" not in problem.given or not math.prod(masses.shape):
+        return [one, one]
+    if problem.groups is None:
+        heaviest = xp.max(masses, axis=-1)
+    else:
+        inside = xp.where((problem.groups >= 0) & (problem.groups < problem.n_problems), problem.groups, 0 * problem.groups)
+        heaviest = ops.segment_max(masses[0, :, None], inside, problem.n_problems)[:, 0]
+    some = heaviest > 0
+    return [xp.min(xp.where(some, heaviest, xp.ones_like(heaviest))), xp.max(xp.where(some, heaviest, xp.zeros_like(heaviest)))]
+
+
+def _check_scale(problem: Problem, lightest: float, heaviest: float) -> None:
+    """Raise if masses are so small or large that sums of their shares leave the dtype."""
+    limit = 1e100 if problem.dtype == problem.ops.xp.float64 else 1e15
+    if heaviest > limit or lightest < 1 / limit:
+        raise ValueError(
+            f"the largest sample_mass of a problem must lie between {1 / limit:.0e} and {limit:.0e} in {problem.dtype}, got "
+            f"{heaviest if heaviest > limit else lightest}: scale sample_mass, and cluster_mass with it"
+        )
 
 
 class _Survey:
@@ -104,7 +136,8 @@ class _Survey:
             counts = ops.segment_sum(ops.cast(reached[0, ...], ops.wide), problem.groups, problem.n_problems)
             some = counts > 0
         self.lost_columns = (clusters > 0) & ~some & (problem.totals > 0)[:, None]
-        self.facts = [xp.any(self.bad), xp.any(~allowed), xp.any(self.lost_rows), xp.any(self.lost_columns)]
+        too_large = problem.scores.too_large()  # type: ignore[attr-defined]
+        self.facts = [xp.any(each) for each in (self.bad, ~allowed, self.lost_rows, self.lost_columns, too_large)]
 
     def raise_bad_score(self) -> None:
         at = _index(self.problem, self.bad)

@@ -102,8 +102,10 @@ class Problem:
         versions = {name: ops.version(value) for name, value in given.items() if ops.owns(value)}
         self._set(scores=source, groups=ids, n_groups=count, given=given, versions=versions)
 
-        weights = self._masses(sample_mass, "sample_mass", self.sample_shape, source.dtype)
-        weights = xp.reshape(weights, (1 if ids is not None else self.n_problems, self.n_samples))
+        # The totals of the two sides are compared as they were given, before the dtype of the answer rounds them.
+        exact = self._masses(sample_mass, "sample_mass", self.sample_shape, ops.wide)
+        exact = xp.reshape(exact, (1 if ids is not None else self.n_problems, self.n_samples))
+        weights = ops.copy(ops.cast(exact, source.dtype))
         self._set(sample_mass=xp.reshape(weights, self.sample_shape), weights=weights, totals=self._totals(weights))
 
         name = next((name for name in ("cluster_mass", "cluster_share") if name in given), None)
@@ -112,8 +114,11 @@ class Problem:
         clusters = xp.reshape(clusters, (self.n_problems, self.n_clusters))
         self._set(closed=clusters == 0, has_forbidden=None, bounds=source.known_bounds)
         if check and ops.may_check:
-            has_forbidden, bounds = check_values(self, clusters, name)
+            has_forbidden, bounds = check_values(self, exact, self._totals(exact), clusters, name)
             self._set(has_forbidden=has_forbidden, bounds=bounds)
+        if name == "cluster_share":  # sums of shares of any size stay in range
+            largest = xp.max(clusters, axis=-1, keepdims=True)
+            clusters = clusters / xp.where(largest > 0, largest, xp.ones_like(largest))
         # Scaled also where the totals agree to rounding: a tolerance below that rounding can then be met.
         sums = xp.sum(clusters, axis=-1)
         clusters = clusters * (self.totals / xp.where(sums > 0, sums, xp.ones_like(sums)))[:, None]
@@ -185,6 +190,8 @@ class Problem:
         if not ops.is_integer(array):
             ops.float_dtype(array, name)
         try:
+            if tuple(array.shape[-1:]) != shape[-1:]:  # leading dimensions may be broadcast, single masses not
+                raise ValueError
             return ops.xp.broadcast_to(ops.cast(array, dtype), shape)
         except (ValueError, RuntimeError):
             raise ValueError(f"{name} must have shape {shape}, got {tuple(array.shape)}") from None
@@ -221,7 +228,7 @@ def _groups(source: Scores, groups: Any, n_groups: Any) -> tuple[Array | None, i
     if count < 0:
         raise ValueError(f"n_groups must not be negative, got {count}")
     ids = ops.asarray(groups)
-    if not ops.is_integer(ids):
+    if not ops.is_integer(ids) and math.prod(ids.shape):
         raise TypeError(f"groups must be integers, got {ids.dtype}")
     if source.batch_shape:
         raise ValueError(f"groups and leading batch dimensions do not mix: the scores have batch shape {source.batch_shape}")
@@ -232,4 +239,4 @@ def _groups(source: Scores, groups: Any, n_groups: Any) -> tuple[Array | None, i
             f"grouped centroids must have shape (n_groups, n_clusters, d) with n_groups = {count}, "
             f"got {tuple(source.given_centroids.shape)}"
         )
-    return ops.cast(ids, ops.xp.int64), count
+    return ops.copy(ops.cast(ids, ops.xp.int64)), count

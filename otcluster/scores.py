@@ -46,7 +46,7 @@ class Scores(Protocol):
         ...
 
     def raise_not_finite(self) -> None:
-        """Raise if an argument holds what no scores may come from."""
+        """Raise for what made :meth:`range_facts` not finite, if no score may come from it."""
         ...
 
     def tile_shape(self, groups: Array | None) -> tuple[int, int]:
@@ -107,12 +107,17 @@ class DenseScores:
         least, greatest = self.ops.extremes(self.values)
         return _with_headroom(least), _with_headroom(greatest)
 
+    def too_large(self) -> Array:
+        """Which scores are finite, but so large that differences of them overflow."""
+        return (self.ops.xp.abs(self.values) > self._limit) & self.ops.xp.isfinite(self.values)
+
     def raise_not_finite(self) -> None:
-        """Raise if finite scores are so large that differences of them overflow; -inf is a forbidden pair, and may be."""
-        xp = self.ops.xp
-        limit = xp.finfo(self.dtype).max / _HEADROOM
-        if bool(xp.any((xp.abs(self.values) > limit) & xp.isfinite(self.values))):
-            raise ValueError(f"scores beyond {limit:.3g} overflow {self.dtype}: divide scores and epsilon by the same number")
+        """Raise that some are; -inf is a forbidden pair, and may be."""
+        raise ValueError(f"scores beyond {self._limit:.3g} overflow {self.dtype}: divide scores and epsilon by the same number")
+
+    @property
+    def _limit(self) -> float:
+        return float(self.ops.xp.finfo(self.dtype).max) / _HEADROOM
 
     def tile_shape(self, groups: Array | None) -> tuple[int, int]:
         # Of few rows, the sums over them would cost as much as the rows.
@@ -226,9 +231,8 @@ class PointScores:
 
     def tiles(self, groups: Array | None) -> Tile:
         xp = self.ops.xp
-        shape = (-1, self.n_samples, self.dim) if self.n_samples and self.dim else (1, self.n_samples, self.dim)
-        x = xp.reshape(self.x, shape)
-        centroids = xp.reshape(self.centroids, (-1, self.n_clusters, self.dim)) if self.dim else self.centroids
+        x = xp.reshape(self.x, (math.prod(self.x.shape[:-2]), self.n_samples, self.dim))
+        centroids = xp.reshape(self.centroids, (math.prod(self.centroids.shape[:-2]), self.n_clusters, self.dim))
         centre = None
         if self.metric == "cosine":
             centroids = self._normalised(centroids)

@@ -19,7 +19,8 @@ def recipe(scores, epsilon, rounds):
 
 def log_rounds(scores, epsilon, rounds, sample_mass=None, cluster_mass=None):
     """The same in the log domain with any masses: the plan after ``rounds``, clusters first, samples last."""
-    s = np.asarray(scores, dtype=np.float64) / epsilon
+    s = np.asarray(scores, dtype=np.float64)
+    s = (s - np.max(s, initial=-np.inf, where=np.isfinite(s))) / epsilon  # one number for all changes nothing, and rounds less
     n, k = s.shape
     w = np.ones(n) if sample_mass is None else np.asarray(sample_mass, dtype=np.float64)
     c = np.full(k, w.sum() / k) if cluster_mass is None else np.asarray(cluster_mass, dtype=np.float64)

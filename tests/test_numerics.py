@@ -35,7 +35,16 @@ SCORES = {
     "ties": _RNG.integers(-2, 3, (_N, _K)) / 2,
     "one-hot": np.eye(_K)[np.arange(_N) % _K],
     "forbidden": _forbidden(),
+    "far from zero": 1000 + _RNG.uniform(0, 1, (_N, _K)),
 }
+
+
+@pytest.fixture(params=["compiled", "not compiled"], autouse=True)
+def form(request, monkeypatch):
+    """Every test of this file holds for compiled passes and for those made of primitives."""
+    monkeypatch.setenv("OTCLUSTER_COMPILED", "1" if request.param == "compiled" else "0")
+
+
 SOLVERS = {
     "SinkhornKnopp": lambda epsilon: otc.SinkhornKnopp(epsilon=epsilon, max_iter=3),
     "LogSinkhorn": lambda epsilon: otc.LogSinkhorn(epsilon=epsilon, max_iter=50),
@@ -66,7 +75,9 @@ def test_plans_are_as_near_to_float64_as_the_dtype_allows(epsilon, dtype, kind):
     rounded = given.double().numpy()
     finite = rounded[np.isfinite(rounded)]
     eps = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
-    bound = 8 * eps * max(1, np.ptp(finite) / epsilon)
+    # Potentials are as large as the scores, and in float64 nothing holds more of their digits.
+    size = np.abs(finite).max() if dtype == torch.float64 else np.ptp(finite)
+    bound = 8 * eps * max(1, size / epsilon)
     if bound > 0.1:
         return  # the previous test is all that can be asked
     plan = otc.sinkhorn_knopp(given, epsilon=epsilon, max_iter=3).plan().double().numpy()
@@ -179,13 +190,27 @@ def test_one_infeasible_group_is_found_among_many():
     assert otc.log_sinkhorn(scores, groups=groups, n_groups=3, max_iter=200).status is otc.Status.INFEASIBLE
 
 
-@pytest.mark.parametrize("epsilon", [1e-300, 1e-40, 1e-12, 1e12])
-def test_extreme_epsilons_stay_finite(epsilon):
-    for dtype in (np.float32, np.float64):
-        scores = clustered_scores(32, 4).astype(dtype)
-        plan = otc.sinkhorn_knopp(scores, epsilon=epsilon).plan()
-        assert np.isfinite(plan).all()
-        np.testing.assert_allclose(plan.sum(1), 1, rtol=4 * np.finfo(dtype).eps)
+@pytest.mark.parametrize("epsilon", [1e-300, 1e-40, 1e-30, 1e-12, 1e12])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_extreme_epsilons_stay_finite(epsilon, dtype):
+    for scores in (clustered_scores(32, 4), np.full((5, 3), 0.3), np.full((5, 3), -1e4), np.ones((5, 1))):
+        for laid in (scores.astype(dtype), torch.from_numpy(scores.astype(dtype))):
+            assignment = otc.sinkhorn_knopp(laid, epsilon=epsilon)
+            plan = to_numpy(assignment.plan())
+            assert np.isfinite(plan).all()
+            np.testing.assert_allclose(plan.sum(1), 1, rtol=4 * np.finfo(dtype).eps)
+            np.testing.assert_array_equal(to_numpy(assignment.labels()), plan.argmax(1))
+
+
+@pytest.mark.parametrize("offset", [-1e4, -30, 0, 30, 100, 1000, 1e4])
+@pytest.mark.parametrize("spread", [0.04, 1.0])
+def test_scores_far_from_zero_keep_their_digits(offset, spread):
+    given = (offset + np.random.default_rng(0).uniform(0, spread, (64, 8))).astype(np.float32)
+    for epsilon in (0.05, 0.001):
+        bound = 8 * np.finfo(np.float32).eps * max(1, float(np.ptp(given)) / epsilon)
+        expected = log_rounds(given, epsilon, 3)
+        for laid in (given, torch.from_numpy(given)):
+            assert np.abs(to_numpy(otc.sinkhorn_knopp(laid, epsilon=epsilon).plan()) - expected).max() <= bound
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -211,6 +236,29 @@ def test_ties_go_to_the_lowest_index():
 def test_tensors_that_require_grad_are_solved_without_recording():
     scores = torch.rand(8, 3, requires_grad=True)
     assert not otc.sinkhorn_knopp(scores).plan().requires_grad
+
+
+@pytest.mark.parametrize("solver", [otc.SinkhornKnopp(), otc.LogSinkhorn(max_iter=4, tol=None), otc.Nearest()], ids=repr)
+@pytest.mark.parametrize("kind", ["dense", "points", "masses", "groups", "half"])
+def test_fixed_rounds_compile_as_one_graph(kind, solver):
+    x, centroids = torch.randn(12, 5), torch.randn(3, 5)
+    inputs = {"half": torch.rand(12, 3).half()}.get(kind, torch.rand(12, 3))
+    masses = {
+        "masses": {"sample_mass": torch.rand(12) + 0.5, "cluster_share": torch.rand(3) + 0.5},
+        "groups": {"groups": torch.arange(12) % 2, "n_groups": 2},
+    }.get(kind, {})
+
+    def ask(scores):
+        source = otc.PointScores(x, centroids, metric="cosine") if kind == "points" else scores
+        assignment = otc.solve(otc.Problem(source, **masses, check_values=False), solver)
+        return (
+            assignment.plan(), assignment.labels(), assignment.cluster_sizes(), assignment.marginal_error,
+            *assignment.potentials,
+        )  # fmt: skip
+
+    torch.compiler.reset()
+    for traced, plain in zip(torch.compile(ask, fullgraph=True, backend="aot_eager")(inputs), ask(inputs), strict=True):
+        torch.testing.assert_close(traced, plain, rtol=0, atol=16 * torch.finfo(torch.float32).eps)
 
 
 def test_autocast_changes_nothing():

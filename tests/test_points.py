@@ -107,6 +107,14 @@ def test_a_zero_vector_is_similar_to_nothing():
     np.testing.assert_array_equal(scores_of(points), np.zeros((1, 1, 3)))
 
 
+@pytest.mark.parametrize("metric", ["dot", "cosine", "sqeuclidean"])
+def test_vectors_without_entries_are_all_alike(metric):
+    for shape in ((4, 0), (2, 4, 0)):
+        points = otc.PointScores(np.zeros(shape), np.zeros((3, 0)), metric=metric)
+        np.testing.assert_allclose(otc.log_sinkhorn(points).plan(), 1 / 3)
+        assert (otc.nearest(points).labels() == 0).all()
+
+
 def test_one_set_of_centroids_serves_a_batch():
     rng = np.random.default_rng(5)
     x, c = rng.standard_normal((2, 10, 3)), rng.standard_normal((4, 3))

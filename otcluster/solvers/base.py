@@ -19,28 +19,37 @@ class Solver(Protocol):
         ...
 
 
-def check_epsilon(epsilon: Any) -> None:
-    """Raise unless ``epsilon`` is a positive, finite number."""
+def check_epsilon(epsilon: Any) -> float:
+    """Return ``epsilon`` as a float, or raise unless it is a positive, finite number."""
     _check_number("epsilon", epsilon)
     if not 0 < epsilon < math.inf:
         raise ValueError(f"epsilon must be positive and finite, got {epsilon}: it is in the units of the scores, 0.05 say")
+    return float(epsilon)
 
 
-def check_max_iter(max_iter: Any) -> None:
-    """Raise unless ``max_iter`` is a whole number of at least one round."""
+def check_max_iter(max_iter: Any) -> int:
+    """Return ``max_iter`` as an int, or raise unless it is a whole number of at least one round."""
     if isinstance(max_iter, bool) or not hasattr(max_iter, "__index__"):
         raise TypeError(f"max_iter must be a whole number, got {max_iter!r}")
     if max_iter < 1:
         raise ValueError(f"max_iter must be at least 1, got {max_iter}")
+    return int(max_iter)
 
 
-def check_tol(tol: Any) -> None:
-    """Raise unless ``tol`` is None or a number that an error can be compared with."""
+def check_tol(tol: Any) -> float | None:
+    """Return ``tol`` as a float, or raise unless it is None or a number that an error can be compared with."""
     if tol is None:
-        return
+        return None
     _check_number("tol", tol)
     if not tol >= 0:
         raise ValueError(f"tol must be None or not negative, got {tol}")
+    return float(tol)
+
+
+def settle(solver: Any, **values: Any) -> None:
+    """Set fields of a frozen solver, once, to what they were checked to be."""
+    for name, value in values.items():
+        object.__setattr__(solver, name, value)
 
 
 def _check_number(name: str, value: Any) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from otcluster.assignment import Assignment
 from otcluster.problem import Problem
-from otcluster.solvers.base import check_epsilon, check_max_iter, check_tol
+from otcluster.solvers.base import check_epsilon, check_max_iter, check_tol, settle
 from otcluster.solvers.rounds import run_rounds
 
 
@@ -41,9 +41,7 @@ class SinkhornKnopp:
     tol: float | None = None
 
     def __post_init__(self) -> None:
-        check_epsilon(self.epsilon)
-        check_max_iter(self.max_iter)
-        check_tol(self.tol)
+        settle(self, epsilon=check_epsilon(self.epsilon), max_iter=check_max_iter(self.max_iter), tol=check_tol(self.tol))
 
     def run(self, problem: Problem) -> Assignment:
         """Solve ``problem``; prefer :func:`otcluster.solve`."""
