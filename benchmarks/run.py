@@ -60,7 +60,8 @@ def page() -> str:
         "# Benchmarks",
         "",
         "Written by `make bench`. The candidates of a row run in turn; times are medians, a ratio is the median of the ratios",
-        "of the turns (how many times faster otcluster is). The error is the largest difference of any plan entry to float64.",
+        "of the turns (how many times faster otcluster is). The error is the largest difference of any plan entry to that of",
+        "the recipe in float64. Passes of otcluster are compiled (the extra `fast`).",
         "The floor is the time to read the scores once a round and once for the answer, at the measured speed of a copy.",
         "",
     ]

@@ -105,8 +105,10 @@ class Problem:
         # The totals of the two sides are compared as they were given, before the dtype of the answer rounds them.
         exact = self._masses(sample_mass, "sample_mass", self.sample_shape, ops.wide)
         exact = xp.reshape(exact, (1 if ids is not None else self.n_problems, self.n_samples))
+        given_totals = self._totals(exact)
         weights = ops.copy(ops.cast(exact, source.dtype))
-        self._set(sample_mass=xp.reshape(weights, self.sample_shape), weights=weights, totals=self._totals(weights))
+        self._set(sample_mass=xp.reshape(weights, self.sample_shape), weights=weights)
+        self._set(totals=given_totals if sample_mass is None else self._totals(weights))
 
         name = next((name for name in ("cluster_mass", "cluster_share") if name in given), None)
         shape = (*self.problem_shape, self.n_clusters)
@@ -114,7 +116,7 @@ class Problem:
         clusters = xp.reshape(clusters, (self.n_problems, self.n_clusters))
         self._set(closed=clusters == 0, has_forbidden=None, bounds=source.known_bounds)
         if check and ops.may_check:
-            has_forbidden, bounds = check_values(self, exact, self._totals(exact), clusters, name)
+            has_forbidden, bounds = check_values(self, exact, given_totals, clusters, name)
             self._set(has_forbidden=has_forbidden, bounds=bounds)
         if name == "cluster_share":  # sums of shares of any size stay in range
             largest = xp.max(clusters, axis=-1, keepdims=True)
