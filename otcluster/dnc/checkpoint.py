@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,9 @@ MODEL_FILE = "model.safetensors"
 _LOOP_FILE = "training.pt"
 _MANIFEST = "manifest.json"
 _LATEST = "latest"
+# A checkpoint, or one that made room for another of the same step and was not removed yet.
+_NAME = re.compile(r"step-(\d+)|\.step-(\d+)\.aside")
+_PARTIAL = re.compile(r"\..+\.\d+\.part(\.\w+)?")
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError)
 
 
@@ -44,6 +48,11 @@ def replaced(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def partial_files(folder: Path) -> list[Path]:
+    """What writers that were killed left in ``folder``."""
+    return [path for path in folder.iterdir() if _PARTIAL.fullmatch(path.name)] if folder.is_dir() else []
+
+
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path``, whole or not at all."""
     with replaced(path) as temporary:
@@ -51,7 +60,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def save_checkpoint(folder: Path, step: int, model: dict[str, Tensor], loop: dict[str, Any]) -> Path:
-    """Save one checkpoint under ``folder`` and drop all but the newest two.
+    """Save one checkpoint under ``folder`` and drop all but it and the one before.
+
+    Those of later steps go too: they could not be read, or else training would not be behind them.
 
     Args:
         folder: ``checkpoints/`` of a run.
@@ -66,8 +77,13 @@ def save_checkpoint(folder: Path, step: int, model: dict[str, Tensor], loop: dic
         OSError: It could not be written; earlier checkpoints are as they were.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    final, aside = folder / f"step-{step}", folder / f".step-{step}.aside"
     for leftover in folder.glob(".step-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+        place = folder / leftover.stem[1:]
+        if leftover in checkpoints(folder) and not place.exists():
+            os.rename(leftover, place)
+        else:
+            shutil.rmtree(leftover, ignore_errors=True)
     temporary = folder / f".step-{step}.{os.getpid()}"
     try:
         temporary.mkdir()
@@ -80,16 +96,17 @@ def save_checkpoint(folder: Path, step: int, model: dict[str, Tensor], loop: dic
         for name in (*digests, _MANIFEST):
             _sync(temporary / name)
         _sync(temporary)
-        final = folder / f"step-{step}"
-        if final.exists():  # an earlier one of the same step, found unreadable
-            shutil.rmtree(final)
+        if final.exists():
+            os.rename(final, aside)  # not removed before the other is in its place
         os.rename(temporary, final)
         _sync(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     write_text(folder / _LATEST, f"{final.name}\n")
-    for old in _steps(folder)[_KEPT:]:
-        shutil.rmtree(old, ignore_errors=True)
+    kept = [path for path in checkpoints(folder) if path != aside and _step(path) <= step][:_KEPT]
+    for old in checkpoints(folder):
+        if old not in kept:
+            shutil.rmtree(old, ignore_errors=True)
     return final
 
 
@@ -102,12 +119,17 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | 
     Raises:
         CheckpointError: There are checkpoints, but none can be read.
     """
-    candidates = _steps(folder)
-    latest = folder / _LATEST
-    if latest.is_file():
-        named = folder / latest.read_text(encoding="utf-8").strip()
-        candidates.sort(key=lambda path: path != named)
+    candidates = checkpoints(folder)
     problems = []
+    if (folder / _LATEST).exists():
+        try:
+            named = _step(Path((folder / _LATEST).read_text(encoding="utf-8").strip()))
+            candidates.sort(key=lambda path: _step(path) != named)
+            if not candidates or _step(candidates[0]) != named:
+                raise FileNotFoundError(f"step-{named} is not there")
+        except (OSError, ValueError) as error:
+            problems.append(f"{_LATEST}: {error}")
+            logger.warning("the checkpoint that %s names cannot be used (%s)", folder / _LATEST, error)
     for candidate in candidates:
         try:
             state = _read(candidate)
@@ -134,10 +156,17 @@ def _read(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return load_file(checkpoint / MODEL_FILE), loop
 
 
-def _steps(folder: Path) -> list[Path]:
+def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints, newest first."""
-    found = [path for path in folder.glob("step-*") if path.name[len("step-") :].isdigit()]
-    return sorted(found, key=lambda path: -int(path.name[len("step-") :]))
+    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)] if folder.is_dir() else []
+    return sorted(found, key=lambda path: (-_step(path), path.name.startswith(".")))
+
+
+def _step(checkpoint: Path) -> int:
+    match = _NAME.fullmatch(checkpoint.name)
+    if match is None:
+        raise ValueError(f"{checkpoint.name!r} is no checkpoint")
+    return int(match[1] or match[2])
 
 
 def _digest(path: Path) -> str:

@@ -95,6 +95,49 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path, monkeypatch, call):
     assert load_checkpoint(tmp_path)[1]["step"] == 3
 
 
+def test_saving_a_step_again_never_leaves_it_without_a_checkpoint(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+    rename = os.rename
+
+    def full(source, target):
+        if target == tmp_path / "step-1":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", full)
+        with pytest.raises(OSError, match="No space left"):
+            save(tmp_path, 1)
+    assert load_checkpoint(tmp_path)[1]["step"] == 1
+    save(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step-1", "step-2"]
+    save(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step-1", "step-2"]
+
+
+def test_what_training_went_back_behind_takes_no_place(tmp_path):
+    save(tmp_path, 10)
+    (save(tmp_path, 20) / "model.safetensors").write_bytes(b"")
+    for step in (12, 14):
+        save(tmp_path, step)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step-12", "step-14"]
+
+
+@pytest.mark.parametrize(
+    ("latest", "message"), [(b"step-9", "step-9 is not there"), (b"\xff\xfe", "utf-8"), (b"?", "'\\?' is no checkpoint")]
+)
+def test_a_latest_that_names_no_checkpoint_is_said(tmp_path, caplog, latest, message):
+    save(tmp_path, 1)
+    path = save(tmp_path, 2)
+    (tmp_path / "latest").write_bytes(latest)
+    assert load_checkpoint(tmp_path)[1]["step"] == 2
+    assert "going on from checkpoint step-2" in caplog.text
+    for each in (path, tmp_path / "step-1"):
+        each.rename(tmp_path / f"away-{each.name}")
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(tmp_path)
+
+
 def test_a_text_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
     write_text(path, "old")
