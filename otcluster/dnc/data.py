@@ -4,35 +4,51 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
+import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
 from torchvision.transforms import v2
 
 from otcluster.dnc.errors import DataError
+from otcluster.dnc.pictures import open_image
 from otcluster.dnc.recipe import DataConfig
 
 logger = logging.getLogger(__name__)
 
 _TEST_SHARE = 0.2
+_LOOKED_INTO, _LOOKED_AT = 64, 2**16  # files of a folder, and bytes of each, that tell its images from others
 _DIGIT_SIDE = 8
 _DIGIT_LEVELS = 16
 
 
 @dataclass(frozen=True)
 class Split:
-    """Some images with their labels; each is read when it is needed."""
+    """Some images with their labels; each is read when it is needed.
+
+    Attributes:
+        labels: Class of each, (n,).
+        names: Name of each.
+        marks: What tells each from another of the same name: its bytes, and of some a checksum.
+        read: Gives the image at an index. It can be pickled, for the processes that read images.
+    """
 
     labels: Tensor
     names: list[str]
+    marks: list[tuple[int, int]]
     read: Callable[[int], Image.Image]
 
     def __len__(self) -> int:
@@ -41,7 +57,12 @@ class Split:
     def subset(self, indices: Sequence[int]) -> Split:
         """The images at ``indices``, in that order."""
         kept = [int(index) for index in indices]
-        return Split(self.labels[kept], [self.names[index] for index in kept], lambda at: self.read(kept[at]))
+        names, marks = [self.names[index] for index in kept], [self.marks[index] for index in kept]
+        return Split(self.labels[kept], names, marks, partial(_read_nth, self.read, kept))
+
+
+def _read_nth(read: Callable[[int], Image.Image], kept: list[int], at: int) -> Image.Image:
+    return read(kept[at])
 
 
 @dataclass(frozen=True)
@@ -54,15 +75,17 @@ class ImageData:
 
     @property
     def fingerprint(self) -> str:
-        """What tells these images from others: a digest of all names and labels."""
+        """What tells these images from others: a digest of all names, labels and sizes, and of the content of some."""
         digest = hashlib.sha256(repr(self.classes).encode())
         for split in (self.train, self.test):
-            digest.update(repr((split.names, split.labels.tolist())).encode())
+            digest.update(repr((split.names, split.labels.tolist(), split.marks)).encode())
         return digest.hexdigest()
 
 
 def load_data(config: DataConfig) -> ImageData:
     """The images that a recipe asks for. Where there is no test set, a fifth of each class is held out.
+
+    Names that begin with a dot are passed over: they are the notes of other programs.
 
     Args:
         config: ``data.*`` of the recipe; ``split_seed`` decides which fifth.
@@ -70,7 +93,40 @@ def load_data(config: DataConfig) -> ImageData:
     Raises:
         DataError: There is no such folder, or it does not hold at least two classes of images.
     """
-    return _digits(config) if config.kind == "digits" else _folder(config)
+    if config.kind == "digits":
+        return _digits(config)
+    root = _root(config)
+    if (root / "test").is_dir() and not (root / "train").is_dir():
+        raise DataError(f"{root} holds test/ but no train/: training needs train/<class>/*")
+    train_root = _train_root(root)
+    found = _image_folder(train_root)
+    classes: list[str] = found.classes
+    if len(classes) < 2:
+        raise DataError(f"{train_root} holds one class, {classes[0]}: at least two are needed to tell apart")
+    whole = _folder_split(found, root, classes, train_root)
+    if (root / "test").is_dir():
+        return ImageData(classes, whole, _folder_split(_image_folder(root / "test"), root, classes, train_root))
+    kept, held_out = _split(whole.labels, config.split_seed)
+    return ImageData(classes, whole.subset(kept), whole.subset(held_out))
+
+
+def load_test(config: DataConfig, classes: list[str]) -> Split:
+    """The test images that a recipe asks for, labelled for a model that was trained before.
+
+    Args:
+        config: ``data.*`` of the recipe. Its folder needs no ``train``, and need not hold every class.
+        classes: Those of the model, in its order.
+
+    Raises:
+        DataError: There is no such folder, or it holds a class that the model has not.
+    """
+    if config.kind == "digits":
+        return _digits(config).test
+    root = _root(config)
+    if (root / "test").is_dir():
+        return _folder_split(_image_folder(root / "test"), root, classes, "the model")
+    whole = _folder_split(_image_folder(_train_root(root)), root, classes, "the model")
+    return whole.subset(_split(whole.labels, config.split_seed)[1])
 
 
 def _digits(config: DataConfig) -> ImageData:
@@ -79,43 +135,85 @@ def _digits(config: DataConfig) -> ImageData:
     digits = load_digits()
     labels = torch.as_tensor(digits.target, dtype=torch.int64)
     pixels = np.rint(digits.images * (255 / _DIGIT_LEVELS)).astype(np.uint8)
-    whole = Split(labels, [f"digit-{at:04d}" for at in range(len(labels))], lambda at: Image.fromarray(pixels[at]))
+    names = [f"digit-{at:04d}" for at in range(len(labels))]
+    marks = [(each.size, zlib.crc32(each)) for each in pixels]
+    whole = Split(labels, names, marks, partial(_digit, pixels))
     train, test = _split(labels, config.split_seed)
     return ImageData([str(name) for name in digits.target_names], whole.subset(train), whole.subset(test))
 
 
-def _folder(config: DataConfig) -> ImageData:
+def _digit(pixels: npt.NDArray[np.uint8], at: int) -> Image.Image:
+    return Image.fromarray(pixels[at])
+
+
+def _root(config: DataConfig) -> Path:
     if config.dir is None:
         raise DataError("data.dir is not set: pass --data DIR, a folder with train/<class>/* and test/<class>/*")
     root = Path(config.dir)
     if not root.is_dir():
         raise DataError(f"there is no folder {root}: --data must name one with train/<class>/* and test/<class>/*")
-    train_root = root / "train" if (root / "train").is_dir() else root
-    train = _image_folder(train_root)
-    if len(train.classes) < 2:
-        raise DataError(f"{train_root} holds one class, {train.classes[0]}: at least two are needed to tell apart")
-    whole = _folder_split(train, root, train.class_to_idx)
-    if train_root != root and (root / "test").is_dir():
-        test = _image_folder(root / "test")
-        unknown = sorted(set(test.classes) - set(train.classes))
-        if unknown:
-            raise DataError(f"{root / 'test'} holds classes that {train_root} has not: {', '.join(unknown[:5])}")
-        return ImageData(train.classes, whole, _folder_split(test, root, train.class_to_idx))
-    kept, held_out = _split(whole.labels, config.split_seed)
-    return ImageData(train.classes, whole.subset(kept), whole.subset(held_out))
+    return root
+
+
+def _train_root(root: Path) -> Path:
+    return root / "train" if (root / "train").is_dir() else root
+
+
+class _VisibleFolder(ImageFolder):  # type: ignore[misc]
+    """An image folder without what is hidden in it."""
+
+    def __init__(self, root: Path) -> None:
+        def is_image(path: str) -> bool:
+            hidden = any(part.startswith(".") for part in Path(path).relative_to(root).parts)
+            return not hidden and has_file_allowed_extension(path, IMG_EXTENSIONS)
+
+        super().__init__(str(root), is_valid_file=is_image)
+
+    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
+        classes = [name for name in super().find_classes(directory)[0] if not name.startswith(".")]
+        if not classes:
+            raise FileNotFoundError(f"it holds no folders but hidden ones, {directory}")
+        return classes, {name: label for label, name in enumerate(classes)}
 
 
 def _image_folder(root: Path) -> ImageFolder:
     try:
-        return ImageFolder(str(root))
+        return _VisibleFolder(root)
     except FileNotFoundError as error:
-        raise DataError(f"{root} is no folder of classes: {str(error).splitlines()[0]}") from None
+        raise DataError(
+            f"{root} is no folder of classes: {str(error).splitlines()[0]} (images end in {', '.join(IMG_EXTENSIONS)})"
+        ) from None
 
 
-def _folder_split(folder: ImageFolder, root: Path, class_ids: dict[str, int]) -> Split:
+def _folder_split(folder: ImageFolder, root: Path, classes: list[str], owner: Path | str) -> Split:
+    """The images of a folder, labelled by the place of their class in ``classes``, which are those of ``owner``."""
     paths = [Path(path) for path, _ in folder.samples]
-    labels = torch.tensor([class_ids[folder.classes[label]] for _, label in folder.samples], dtype=torch.int64)
-    return Split(labels, [path.relative_to(root).as_posix() for path in paths], lambda at: open_image(paths[at]))
+    for path in paths:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise DataError(f"the name {str(path)!a} is not UTF-8, in which a run writes names down: rename it") from None
+    ids = {name: label for label, name in enumerate(classes)}
+    unknown = [name for name in folder.classes if name not in ids]
+    if unknown:
+        raise DataError(f"{folder.root} holds classes that {owner} has not: {', '.join(unknown[:5])}")
+    labels = torch.tensor([ids[folder.classes[label]] for _, label in folder.samples], dtype=torch.int64)
+    names = [path.relative_to(root).as_posix() for path in paths]
+    stride = math.ceil(len(paths) / _LOOKED_INTO)
+    marks = [_mark(path, look=at % stride == 0) for at, path in enumerate(paths)]
+    return Split(labels, names, marks, partial(_open_nth, paths))
+
+
+def _open_nth(paths: list[Path], at: int) -> Image.Image:
+    return open_image(paths[at])
+
+
+def _mark(path: Path, *, look: bool) -> tuple[int, int]:
+    try:
+        with path.open("rb") if look else nullcontext() as file:
+            return path.stat().st_size, zlib.crc32(file.read(_LOOKED_AT)) if file else 0
+    except OSError:  # a link to nowhere, say: whoever reads it will name it
+        return -1, 0
 
 
 def _split(labels: Tensor, seed: int) -> tuple[list[int], list[int]]:
@@ -129,20 +227,6 @@ def _split(labels: Tensor, seed: int) -> tuple[list[int], list[int]]:
         test += sorted(members[:cut].tolist())
         train += sorted(members[cut:].tolist())
     return train, test
-
-
-def open_image(path: Path) -> Image.Image:
-    """Read an image file, turned as its camera says.
-
-    Raises:
-        DataError: It is missing, no image, or broken; the message names the file.
-    """
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read as an image: {error}") from None
 
 
 class Conversion:
@@ -180,23 +264,20 @@ class Conversion:
 
 
 class _Images(Dataset[Any]):
-    """What the loader asks for by (epoch, index): tensor, label and index, or None for a broken image to be skipped."""
+    """What the loader asks for by (epoch, index): tensor, label and index, or what is wrong with the image."""
 
-    def __init__(self, split: Split, convert: Conversion, config: DataConfig, seed: int) -> None:
-        self.split, self.convert, self.skip, self.seed = split, convert, config.broken == "skip", seed
+    def __init__(self, split: Split, convert: Conversion, seed: int) -> None:
+        self.split, self.convert, self.seed = split, convert, seed
 
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int, int] | None:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int, int] | DataError:
         epoch, index = key
         try:
             image = self.split.read(index)
-        except DataError as error:
-            if not self.skip:
-                raise DataError(f"{error}; remove it, or pass data.broken=skip") from None
-            logger.warning("skipped: %s", error)
-            return None
+        except DataError as error:  # returned, since a process that reads images would raise it with its own traceback
+            return error
         with torch.random.fork_rng(devices=[]):  # whoever draws, and in which process, draws the same
             torch.manual_seed(seed_of(self.seed, epoch, index))
             return self.convert(image), int(self.split.labels[index]), index
@@ -223,19 +304,28 @@ def load_batches(
         DataError: An image cannot be read, and ``data.broken`` is not ``skip``.
     """
     loader: DataLoader[Any] = DataLoader(
-        _Images(split, convert, config, seed),
+        _Images(split, convert, seed),
         batch_sampler=[[(epoch, index) for index in batch] for batch in batches],
         num_workers=config.workers,
         collate_fn=_collate,
         generator=torch.Generator().manual_seed(0),
     )
-    return iter(loader)
+    for images, labels, indices, errors in loader:
+        for error in errors:
+            if config.broken != "skip":
+                raise DataError(
+                    f"{error}; train with data.broken=skip to leave it out, "
+                    "or mend or remove it (a run that has begun then needs a new --out)"
+                )
+            logger.warning("skipped: %s", error)
+        yield images, labels, indices
 
 
-def _collate(items: list[tuple[Tensor, int, int] | None]) -> tuple[Tensor, Tensor, Tensor]:
-    read = [item for item in items if item is not None]
+def _collate(items: list[tuple[Tensor, int, int] | DataError]) -> tuple[Tensor, Tensor, Tensor, list[DataError]]:
+    errors = [item for item in items if isinstance(item, DataError)]
+    read = [item for item in items if not isinstance(item, DataError)]
     if not read:
         nothing = torch.empty(0, dtype=torch.int64)
-        return torch.empty(0), nothing, nothing
+        return torch.empty(0), nothing, nothing, errors
     images, labels, indices = zip(*read, strict=True)
-    return torch.stack(images), torch.tensor(labels), torch.tensor(indices)
+    return torch.stack(images), torch.tensor(labels), torch.tensor(indices), errors

@@ -14,7 +14,7 @@ def write_images(root, classes=("cat", "dog", "owl"), n=12, size=16, seed=0):
     rng = np.random.default_rng(seed)
     for label, name in enumerate(classes):
         folder = root / name
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         for at in range(n):
             pixels = rng.normal(60 + 70 * label, 30, (size, size, 3)).clip(0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / f"{at:03}.png")

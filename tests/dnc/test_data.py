@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from otcluster.dnc.data import Conversion, epoch_batches, load_batches, load_data, open_image
+from otcluster.dnc.data import Conversion, epoch_batches, load_batches, load_data, load_test
 from otcluster.dnc.errors import DataError
+from otcluster.dnc.pictures import open_image
 from otcluster.dnc.recipe import DataConfig
 from tests.dnc.conftest import write_images
 
@@ -64,6 +68,54 @@ def test_folders_that_cannot_be_used_are_named(tmp_path):
         load_data(config(tmp_path / "more"))
 
 
+def test_a_models_test_images_are_labelled_by_name(tmp_path):
+    write_images(tmp_path / "a" / "test", classes=("owl", "cat"), n=2)
+    assert load_test(config(tmp_path / "a"), ["cat", "dog", "owl"]).labels.tolist() == [0, 0, 2, 2]
+    write_images(tmp_path / "b" / "test", classes=("ant", "cat"), n=2)
+    with pytest.raises(DataError, match="holds classes that the model has not: ant"):
+        load_test(config(tmp_path / "b"), ["cat", "dog"])
+    with pytest.raises(DataError, match=r"holds test/ but no train/"):
+        load_data(config(tmp_path / "a"))
+    write_images(tmp_path / "c", n=10)
+    split = load_test(config(tmp_path / "c"), ["cat", "dog", "owl"])
+    assert split.names == load_data(config(tmp_path / "c")).test.names
+
+
+def test_hidden_files_are_no_data(tmp_path):
+    write_images(tmp_path / "x" / "train")
+    write_images(tmp_path / "x" / "train", classes=(".ipynb_checkpoints", "cat/.trash"), n=2)
+    (tmp_path / "x" / "train" / "cat" / "._000.png").write_bytes(b"resource fork")
+    (tmp_path / "x" / "train" / ".empty").mkdir()
+    data = load_data(config(tmp_path / "x"))
+    assert data.classes == ["cat", "dog", "owl"]
+    assert not [name for name in data.train.names + data.test.names if "/." in name]
+    (tmp_path / "y" / ".hidden").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"y is no folder of classes: .*hidden"):
+        load_data(config(tmp_path / "y"))
+    write_images(tmp_path / ".z" / "train")  # the folder itself may be hidden
+    assert len(load_data(config(tmp_path / ".z")).train) == 30
+
+
+def test_names_that_no_file_of_a_run_can_hold_are_refused(tmp_path):
+    write_images(tmp_path / "x", classes=("cat", "dog"))
+    (tmp_path / "x" / "dog").rename(os.fsdecode(os.fsencode(tmp_path / "x") + b"/d\xff"))
+    with pytest.raises(DataError, match=r"d\\udcff.* is not UTF-8"):
+        load_data(config(tmp_path / "x"))
+
+
+def test_other_bytes_under_the_same_names_are_other_images(image_folder):
+    before = load_data(config(image_folder)).fingerprint
+    assert load_data(config(image_folder)).fingerprint == before
+    path = image_folder / "train" / "cat" / "000.png"
+    original = path.read_bytes()
+    for changed in (original + b"more", original[:-1] + b"?"):
+        path.write_bytes(changed)
+        assert load_data(config(image_folder)).fingerprint != before
+    path.unlink()
+    path.symlink_to("nowhere")
+    assert load_data(config(image_folder)).fingerprint != before
+
+
 def read_all(split, settings, batches=None):
     order = batches or [list(range(len(split)))]
     return list(load_batches(split, Conversion(settings, augment=True), settings, order, seed=3, epoch=2))
@@ -103,6 +155,24 @@ def test_workers_change_nothing(image_folder):
         assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 
+def test_images_can_be_read_by_processes_that_are_started_afresh(image_folder):
+    for settings in (config(image_folder), DataConfig(kind="digits", channels=1)):
+        split = load_data(settings).test.subset([2, 0])
+        again = pickle.loads(pickle.dumps(split))
+        assert again.names == split.names
+        assert np.array_equal(np.asarray(again.read(1)), np.asarray(split.read(1)))
+
+
+def test_a_worker_reports_a_broken_image_as_the_main_process_does(image_folder, caplog):
+    (image_folder / "train" / "cat" / "000.png").write_bytes(b"no image")
+    split = load_data(config(image_folder)).train
+    with pytest.raises(DataError, match=r"^[^\n]*cat/000\.png cannot be read as an image[^\n]*$"):
+        read_all(split, config(image_folder, workers=1), [[0, 1]])
+    ((_, labels, _),) = read_all(split, config(image_folder, workers=1, broken="skip"), [[0, 1]])
+    assert len(labels) == 1
+    assert "skipped: " in caplog.text
+
+
 def test_an_epoch_visits_every_image_once_and_another_in_another_order():
     one, two = epoch_batches(32, 8, 0, 0), epoch_batches(32, 8, 0, 1)
     assert sorted(index for batch in one for index in batch) == list(range(32))
@@ -112,13 +182,55 @@ def test_an_epoch_visits_every_image_once_and_another_in_another_order():
     assert [len(batch) for batch in epoch_batches(5, 8, 0, 0)] == [5]
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "1", "I;16", "CMYK"])
-def test_pictures_of_any_mode_are_converted(tmp_path, mode):
-    path = tmp_path / ("x.jpg" if mode == "CMYK" else "x.png")
-    Image.new(mode, (20, 10)).save(path)
+RAMP = np.linspace(0, 1, 256).repeat(4).reshape(32, 32)
+
+
+def ramp(mode):
+    """From black to white, in an image of this mode."""
+    if mode in ("I;16", "I"):
+        return Image.fromarray((RAMP * 65535).round().astype(np.uint16 if mode == "I;16" else np.int32))
+    if mode == "F":
+        return Image.fromarray(RAMP.astype(np.float32))
+    grey = Image.fromarray((RAMP * 255).round().astype(np.uint8))
+    return grey.convert("RGB").quantize(256) if mode == "P" else grey.convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P", "1", "I;16", "I", "F", "CMYK"])
+def test_pictures_of_any_mode_keep_their_values(tmp_path, mode):
+    path = tmp_path / {"CMYK": "x.tiff", "I": "x.tiff", "F": "x.tiff"}.get(mode, "x.png")
+    ramp(mode).save(path)
     for channels in (1, 3):
-        tensor = Conversion(DataConfig(channels=channels, image_size=16), augment=False)(open_image(path))
-        assert tensor.shape == (channels, 16, 16)
+        settings = DataConfig(channels=channels, image_size=32)
+        tensor = Conversion(settings, augment=False)(open_image(path))
+        assert tensor.shape == (channels, 32, 32)
+        grey = (tensor * 0.25 + 0.5).numpy()
+        # Black and white alone are dithered: only their means are those of the ramp, and to the grain of the dither.
+        close = 0.02 if mode == "1" else 0.003
+        np.testing.assert_allclose(grey.mean(axis=(0, 2)), RAMP.mean(axis=1), atol=close if mode != "1" else 0.2)
+        np.testing.assert_allclose(grey.mean(), 0.5, atol=close)
+        if mode != "1":
+            np.testing.assert_allclose(grey[0], RAMP, atol=0.01)
+
+
+def test_ranges_of_integers_and_floats_are_the_smallest_that_hold_them(tmp_path):
+    path = tmp_path / "x.tiff"
+    for white, kind in ((1, np.float32), (255, np.float32), (65535, np.float32), (255, np.int32), (65535, np.int32)):
+        Image.fromarray((RAMP * white).astype(kind)).save(path)
+        np.testing.assert_allclose(np.asarray(open_image(path)) / 255, RAMP, atol=0.006)
+    for values in (RAMP * 1e6, RAMP - 0.5, RAMP * np.nan):
+        Image.fromarray(values.astype(np.float32)).save(path)
+        with pytest.raises(DataError, match=r"x\.tiff .*its values run from .* 0 to 65,535 is understood"):
+            open_image(path)
+
+
+def test_transparent_pixels_show_the_background(tmp_path):
+    ink = np.zeros((8, 8, 4), np.uint8)
+    ink[2:6, 2:6, 3] = 255  # black ink on nothing
+    Image.fromarray(ink).save(tmp_path / "x.png")
+    paper = np.asarray(open_image(tmp_path / "x.png"))
+    assert (paper[0, 0] == 255).all()
+    assert (paper[3, 3] == 0).all()
+    assert not np.asarray(open_image(tmp_path / "x.png", background="black")).any()
 
 
 def test_a_users_digit_becomes_what_the_training_images_are():
