@@ -6,6 +6,8 @@ import importlib.util
 import sys
 from typing import Any
 
+from otcluster import __version__
+
 _NEEDED = ("typer", "rich", "matplotlib", "timm", "torchvision", "lightning_fabric", "omegaconf", "safetensors", "torchmetrics")
 
 
@@ -25,8 +27,17 @@ def build() -> Any:
 
     app = typer.Typer(no_args_is_help=True, help="Clustering with optimal transport.", pretty_exceptions_enable=False)
 
+    def show_version(asked: bool) -> None:
+        if asked:
+            typer.echo(f"otcluster {__version__}")
+            raise typer.Exit
+
     @app.callback()
-    def root() -> None:
+    def root(
+        version: bool = typer.Option(
+            False, "--version", callback=show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ) -> None:
         """Clustering with optimal transport."""
 
     app.add_typer(dnc, name="dnc")

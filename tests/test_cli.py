@@ -8,10 +8,10 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from otcluster import cli
-from tests.dnc.conftest import SMALL, image_folder, listing
+from otcluster import __version__, cli
+from tests.dnc.conftest import SMALL, image_folder, listing, small_run, write_images
 
-__all__ = ["image_folder"]
+__all__ = ["image_folder", "small_run"]
 
 
 def invoke(*arguments):
@@ -63,6 +63,8 @@ def test_mistakes_exit_with_2_and_leave_files_alone(image_folder, tmp_path):
         (["train", "digit"], "did you mean digits?"),
         (["train", "digits", "train.epoch=1"], "did you mean train.epochs?"),
         (["train", "digits", "--out", out], "exists and is no run"),
+        (["train", "digits", "--data", image_folder, "--out", tmp_path / "none"], "data.kind=digits takes no folder"),
+        (["train", "digits", "train.seed=-1"], "train.seed must be at least 0"),
         (["train", "image-folder", "--out", tmp_path / "none"], "pass --data DIR"),
         (["train", "image-folder", "--data", tmp_path / "nowhere"], "there is no folder"),
         (["eval", out], "is no run"),
@@ -82,6 +84,33 @@ def test_another_recipe_in_the_same_directory_exits_with_2(image_folder, tmp_pat
     assert result.exit_code == 2
     assert "train.epochs is 1 there and 3 here" in result.output.replace("\n", " ")
     assert listing(out) == before
+
+
+def test_other_folders_are_evaluated_by_class_name(small_run, tmp_path):
+    run = small_run / "run"
+    write_images(tmp_path / "owls" / "test", classes=("owl",), n=3, seed=1)
+    result = invoke("dnc", "eval", run, "--data", tmp_path / "owls")
+    assert result.exit_code == 0, result.output
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert [line[0] for line in lines[:3]] == ["cat", "dog", "owl"]
+    assert lines[0][1:] == lines[1][1:] == ["no", "images"]
+    assert f"test accuracy {lines[2][1]} on 3 images" in result.stdout
+    write_images(tmp_path / "others" / "test", classes=("ant", "cat"), n=2)
+    result = invoke("dnc", "eval", run, "--data", tmp_path / "others")
+    assert result.exit_code == 2
+    assert "holds classes that the model has not: ant" in result.output.replace("\n", " ")
+
+
+def test_the_corrected_command_may_follow_a_start_that_failed(image_folder, tmp_path):
+    for changes, code in ((["backbone.name=tets_resnet"], 2), (["train.epochs=1"], 0)):
+        result = train_small(image_folder, tmp_path / "run", *changes)
+        assert result.exit_code == code, result.output
+        assert (tmp_path / "run").exists() == (code == 0)
+
+
+def test_the_version_is_shown():
+    result = invoke("--version")
+    assert (result.exit_code, result.stdout) == (0, f"otcluster {__version__}\n")
 
 
 def test_what_is_not_installed_is_named(monkeypatch):

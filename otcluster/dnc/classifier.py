@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import timm
 import torch
@@ -14,7 +14,7 @@ from otcluster.dnc.head import DNCHead
 from otcluster.solvers import LogSinkhorn, Nearest, SinkhornKnopp, Solver
 
 if TYPE_CHECKING:
-    from otcluster.dnc.recipe import Recipe, SolverConfig
+    from otcluster.dnc.recipe import DataConfig, Recipe, SolverConfig
 
 
 class Classifier(nn.Module):
@@ -25,6 +25,9 @@ class Classifier(nn.Module):
             ``num_classes=0``.
         head: :class:`DNCHead`, :class:`LinearHead`, or any module from features to logits with a method ``observe``.
 
+    Raises:
+        TypeError: The head has no method ``observe``.
+
     Example:
         >>> model = Classifier(nn.Flatten(), DNCHead(4, n_classes=3))
         >>> model(torch.rand(2, 1, 2, 2)).shape
@@ -33,6 +36,8 @@ class Classifier(nn.Module):
 
     def __init__(self, backbone: nn.Module, head: DNCHead | LinearHead) -> None:
         super().__init__()
+        if not callable(getattr(head, "observe", None)):
+            raise TypeError(f"head must have a method observe(features, labels), as DNCHead and LinearHead have, got {head!r}")
         self.backbone = backbone
         self.head = head
 
@@ -49,7 +54,7 @@ def build_classifier(recipe: Recipe, n_classes: int) -> Classifier:
     """The model of a recipe, with the weights that its seed gives.
 
     Raises:
-        RecipeError: timm knows no such backbone.
+        RecipeError: timm knows no such backbone, or it does not take images of this size.
     """
     with torch.random.fork_rng():
         torch.manual_seed(recipe.train.seed)
@@ -57,11 +62,16 @@ def build_classifier(recipe: Recipe, n_classes: int) -> Classifier:
             near = timm.list_models(f"*{recipe.backbone.name.split('_')[0][:6]}*")[:5]
             hint = f", did you mean {', '.join(near)}?" if near else ""
             raise RecipeError(f"backbone.name: timm has no model {recipe.backbone.name!r}{hint}")
-        backbone = timm.create_model(
-            recipe.backbone.name, pretrained=recipe.backbone.pretrained, num_classes=0, in_chans=recipe.data.channels
-        )
-        sizes: Any = backbone
-        dim = int(getattr(sizes, "head_hidden_size", None) or sizes.num_features)
+        try:
+            backbone = timm.create_model(
+                recipe.backbone.name, pretrained=recipe.backbone.pretrained, num_classes=0, in_chans=recipe.data.channels
+            )
+            dim = _feature_length(backbone, recipe.data)
+        except Exception as error:  # whatever timm and its models raise
+            raise RecipeError(
+                f"backbone.name={recipe.backbone.name} cannot be used with backbone.pretrained={recipe.backbone.pretrained}, "
+                f"data.channels={recipe.data.channels} and data.image_size={recipe.data.image_size}: {error}"
+            ) from error
         if recipe.head.kind == "linear":
             return Classifier(backbone, LinearHead(dim, n_classes))
         head = DNCHead(
@@ -75,6 +85,16 @@ def build_classifier(recipe: Recipe, n_classes: int) -> Classifier:
             seed=recipe.train.seed,
         )
         return Classifier(backbone, head)
+
+
+@torch.no_grad()
+def _feature_length(backbone: nn.Module, config: DataConfig) -> int:
+    """How long a feature is: of a black image, so that a backbone that does not take such images says so before training."""
+    features = backbone.eval()(torch.zeros(1, config.channels, config.image_size, config.image_size))
+    backbone.train()
+    if features.ndim != 2:
+        raise ValueError(f"its features have shape {tuple(features.shape)}, (1, length) is needed")
+    return int(features.shape[1])
 
 
 def build_solver(config: SolverConfig) -> Solver:

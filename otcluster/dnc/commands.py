@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +17,7 @@ from otcluster.dnc.errors import RunError
 from otcluster.dnc.evaluation import evaluate
 from otcluster.dnc.prediction import predict
 from otcluster.dnc.progress import Terminal
-from otcluster.dnc.recipe import load_recipe, recipe_names
+from otcluster.dnc.recipe import at_folder, load_recipe, recipe_names
 from otcluster.dnc.run import load_run
 from otcluster.dnc.training import Interrupted, train
 
@@ -70,7 +68,7 @@ def train_command(
     def action() -> None:
         chosen = load_recipe(recipe, changes or [])
         if data is not None:
-            chosen = replace(chosen, data=replace(chosen.data, dir=os.path.abspath(data)))
+            chosen = at_folder(chosen, data)
         root = out or Path("runs") / chosen.name
         with Terminal(Console()) as terminal:
             metrics = train(chosen, root, progress=terminal)
@@ -91,8 +89,7 @@ def eval_command(
 
     def action() -> None:
         loaded = load_run(run, data_dir=data)
-        split = loaded.load_data().test
-        result = evaluate(loaded.model, split, loaded.recipe.data)
+        result = evaluate(loaded.model, loaded.load_test(), loaded.recipe.data)
         if features is not None:
             tensors = {"features": result.features, "labels": result.labels, "predictions": result.predictions}
             with replaced(features) as temporary:
@@ -112,7 +109,7 @@ def predict_command(
     invert: Annotated[bool, typer.Option("--invert", help="Swap dark and light first.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
-    """Classify pictures: class, share, sub-centroid and the nearest training images."""
+    """Classify pictures: class, share, the sub-centroid that decided and the most similar of its training images."""
 
     def action() -> None:
         loaded = load_run(run)
@@ -130,7 +127,7 @@ def predict_command(
                 _say(json.dumps(vars(found), ensure_ascii=False))
                 continue
             won = "" if found.subcentroid is None else f", sub-centroid {found.subcentroid}"
-            nearest = ", ".join(f"{name} ({cosine:.2f})" for name, cosine in found.nearest)
+            nearest = ", ".join(f"{name} ({cosine:.2f})" for name, cosine in found.nearest) or "no training image"
             _say(f"{found.path}: {found.label} ({found.share:.1%}{won}), nearest: {nearest}")
         if failed:
             raise RunError(f"{len(failed)} of {len(images)} images could not be classified")

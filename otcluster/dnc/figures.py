@@ -37,7 +37,7 @@ def draw_curves(history: list[dict[str, Any]], path: Path, title: str) -> None:
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     _save(figure, path)
 
 
@@ -65,7 +65,7 @@ def draw_subcentroids(typical: TypicalImages, split: Split, classes: list[str], 
             if label == 0:
                 axes.set_title(f"sub-centroid {subcentroid + 1}", fontsize=9)
             if subcentroid == 0:
-                axes.set_ylabel(classes[label], rotation=0, ha="right", va="center", fontsize=9)
+                axes.set_ylabel(classes[label], rotation=0, ha="right", va="center", fontsize=9, parse_math=False)
     rest = f" (the first {shown} of {len(classes)} classes)" if shown < len(classes) else ""
     figure.suptitle(f"Training images nearest to each sub-centroid, and how many it owns{rest}", fontsize=10)
     _save(figure, path)

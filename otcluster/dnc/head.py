@@ -82,14 +82,24 @@ class DNCHead(nn.Module):
         return self.store.centroids
 
     def similarities(self, features: Tensor) -> Tensor:
-        """Cosine of each feature (n, dim) to each sub-centroid: (n, n_classes, n_subcentroids), never in half precision."""
+        """Cosine of each feature (n, dim) to each sub-centroid: (n, n_classes, n_subcentroids), never in half precision.
+
+        Raises:
+            ValueError: The features have another shape.
+        """
+        if features.ndim != 2 or features.shape[1] != self.store.dim:
+            raise ValueError(f"features must have shape (n, {self.store.dim}), got {tuple(features.shape)}")
         with torch.autocast(features.device.type, enabled=False):
             unit = nn.functional.normalize(features.to(self.subcentroids.dtype), dim=-1)
             cosines = unit @ self.subcentroids.flatten(0, 1).T
             return cosines.view(len(unit), *self.subcentroids.shape[:2])
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits, (n, n_classes), of features (n, dim)."""
+        """Logits, (n, n_classes), of features (n, dim).
+
+        Raises:
+            ValueError: The features have another shape.
+        """
         return self.similarities(features).amax(dim=-1) / self.temperature
 
     @torch.no_grad()

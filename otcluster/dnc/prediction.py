@@ -10,8 +10,9 @@ import torch
 from PIL import ImageOps
 from torch import nn
 
-from otcluster.dnc.data import Conversion, open_image
+from otcluster.dnc.data import Conversion
 from otcluster.dnc.head import DNCHead
+from otcluster.dnc.pictures import open_image
 from otcluster.dnc.run import LoadedRun
 from otcluster.dnc.typical import TypicalImages
 
@@ -27,7 +28,8 @@ class Prediction:
         label: Name of the predicted class.
         share: Its softmax share among all classes.
         subcentroid: Which sub-centroid of the class won, counted from 1; None for a head without.
-        nearest: The most similar of the training images kept with the run, as (name, cosine).
+        nearest: The most similar of the training images kept with the run for the sub-centroid that won (for the class, where
+            the head has no sub-centroids), as (name, cosine); none where no training image is nearest to it.
     """
 
     path: str
@@ -41,6 +43,8 @@ class Prediction:
 def predict(run: LoadedRun, paths: Sequence[str | Path], *, invert: bool = False) -> list[Prediction]:
     """Classify pictures, converted as the training images of the run were.
 
+    What is transparent is taken for white paper, and for black with digits that are not inverted.
+
     Args:
         run: A trained run, from :func:`otcluster.dnc.load_run`.
         paths: Image files.
@@ -52,24 +56,37 @@ def predict(run: LoadedRun, paths: Sequence[str | Path], *, invert: bool = False
     Raises:
         DataError: A file cannot be read as an image; the message names it.
         RunError: The run has not been trained to the end.
+
+    Example:
+        >>> import tempfile
+        >>> from otcluster.dnc import load_recipe, load_run, train
+        >>> recipe = load_recipe("digits", ["train.epochs=1", "data.image_size=8"])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = train(recipe, folder + "/run")
+        ...     run = load_run(folder + "/run")
+        ...     run.load_test().read(0).save(folder + "/mine.png")
+        ...     (found,) = predict(run, [folder + "/mine.png"])
+        >>> found.label in run.classes, len(found.nearest)
+        (True, 3)
     """
     typical = TypicalImages.load(run.files)
     convert = Conversion(run.recipe.data, augment=False)
     parameter = next(run.model.parameters())
+    background = "black" if run.recipe.data.kind == "digits" and not invert else "white"
     found = []
     for path in paths:
-        image = open_image(Path(path))
+        image = open_image(Path(path), background=background)
         if invert:
-            image = ImageOps.invert(image.convert("RGB"))
+            image = ImageOps.invert(image)
         features = run.model.features(convert(image)[None].to(parameter.device, parameter.dtype))
         logits = run.model.head(features)[0]
         label = int(logits.argmax())
-        won = None
-        if isinstance(run.model.head, DNCHead):
-            won = int(run.model.head.similarities(features)[0, label].argmax()) + 1
-        cosines = typical.features @ nn.functional.normalize(features.float(), dim=-1)[0].cpu()
-        best = torch.topk(cosines, min(_NEAREST, len(cosines)))
-        nearest = [(typical.names[at], value) for value, at in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
+        won = int(run.model.head.similarities(features)[0, label].argmax()) if isinstance(run.model.head, DNCHead) else None
+        own = typical.of(label, won or 0)
+        cosines = typical.features[own] @ nn.functional.normalize(features.float(), dim=-1)[0].cpu()
+        best = torch.topk(cosines, min(_NEAREST, len(own)))
+        names = [typical.names[at] for at in own[best.indices].tolist()]
         share = float(torch.softmax(logits, dim=0)[label])
-        found.append(Prediction(str(path), run.classes[label], share, won, nearest))
+        nearest = list(zip(names, best.values.tolist(), strict=True))
+        found.append(Prediction(str(path), run.classes[label], share, None if won is None else won + 1, nearest))
     return found

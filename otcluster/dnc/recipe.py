@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,8 @@ _AT_LEAST = {
     "train.checkpoint_steps": 1,
     "explain.images_per_subcentroid": 1,
 }
+_SEEDS = ("train.seed", "data.split_seed")
+_SEED_LIMIT = 2**63  # torch takes no larger ones
 _POSITIVE = ("head.temperature", "solver.epsilon", "optim.lr")
 _SHARES = ("head.momentum", "optim.momentum")
 
@@ -172,14 +175,18 @@ def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
 
     Raises:
         RecipeError: There is no such recipe or key, or a value is of the wrong type or out of range.
+
+    Example:
+        >>> load_recipe("digits", ["head.kind=linear"]).head.kind
+        'linear'
     """
     if name in recipe_names():
         text = resources.files(_PACKAGE).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     elif name.endswith((".yaml", ".yml")):
         try:
             text = Path(name).read_text(encoding="utf-8")
-        except OSError as error:
-            raise RecipeError(f"cannot read recipe {name}: {error.strerror}") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"cannot read recipe {name}: {getattr(error, 'strerror', None) or error}") from None
     else:
         raise RecipeError(
             f"there is no recipe {name!r}{_nearest(name, recipe_names())}: choose one of {', '.join(recipe_names())}"
@@ -187,12 +194,37 @@ def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
     for change in changes:
         if "=" not in change or change.startswith("="):
             raise RecipeError(f"{change!r} is no change of a recipe: write key=value, train.epochs=3 for example")
+    return parse_text(text, name, changes)
+
+
+def parse_text(text: str, source: str, changes: Sequence[str] = ()) -> Recipe:
+    """Read a recipe from YAML and change some of its keys.
+
+    Raises:
+        RecipeError: It is no YAML or empty, a key is unknown, or a value is of the wrong type or out of range.
+    """
     try:
-        return parse_recipe(OmegaConf.merge(OmegaConf.create(text), OmegaConf.from_dotlist(list(changes))), name)
+        values = OmegaConf.create(text)
+        if not values:
+            raise RecipeError(f"recipe {source} is empty")
+        return parse_recipe(OmegaConf.merge(values, OmegaConf.from_dotlist(list(changes))), source)
     except RecipeError:
         raise
     except Exception as error:  # whatever YAML's reader raises
-        raise RecipeError(f"recipe {name} cannot be read: {error}") from error
+        raise RecipeError(f"recipe {source} cannot be read: {error}") from error
+
+
+def at_folder(recipe: Recipe, folder: str) -> Recipe:
+    """The recipe on the images of ``folder``, which is made absolute: a run is gone on with from anywhere.
+
+    Raises:
+        RecipeError: The recipe takes no folder.
+    """
+    if recipe.data.kind == "digits":
+        raise RecipeError(
+            "data.kind=digits takes no folder, its images are embedded: leave out --data and data.dir, or train image-folder"
+        )
+    return replace(recipe, data=replace(recipe.data, dir=os.path.abspath(os.path.expanduser(folder))))
 
 
 def parse_recipe(values: Any, source: str) -> Recipe:
@@ -218,8 +250,7 @@ def _check_keys(values: Any, known: Any, prefix: str) -> None:
     names = [each.name for each in fields(known)]
     for key, value in values.items():
         if key not in names:
-            everything = [f"{prefix}{name}" for name in names] if prefix else _all_keys()
-            raise RecipeError(f"unknown key {prefix}{key}{_nearest(f'{prefix}{key}', everything + _all_keys())}")
+            raise RecipeError(f"unknown key {prefix}{key}{_nearest_key(f'{prefix}{key}', names)}")
         part = getattr(known, key)
         if is_dataclass(part):
             if not isinstance(value, dict):
@@ -229,6 +260,13 @@ def _check_keys(values: Any, known: Any, prefix: str) -> None:
 
 def _all_keys() -> list[str]:
     return [f"{group}.{key}" for group, part in asdict(Recipe()).items() if isinstance(part, dict) for key in part]
+
+
+def _nearest_key(name: str, beside: list[str]) -> str:
+    """The keys that end alike in other groups, or else the one written most alike; ``beside`` are those of the same group."""
+    known = _all_keys()
+    same = [key for key in known if key.split(".")[1] == name.split(".")[-1]]
+    return f", did you mean {' or '.join(same)}?" if same else _nearest(name, beside + known)
 
 
 def _nearest(name: str, known: list[str]) -> str:
@@ -247,6 +285,9 @@ def _check_values(recipe: Recipe) -> None:
     for key, least in _AT_LEAST.items():
         if not least <= value(key) < math.inf:
             raise RecipeError(f"{key} must be at least {least} and finite, got {value(key)}")
+    for key in _SEEDS:
+        if value(key) >= _SEED_LIMIT:
+            raise RecipeError(f"{key} must be less than 2**63, got {value(key)}")
     for key in _POSITIVE:
         if not 0 < value(key) < math.inf:
             raise RecipeError(f"{key} must be positive and finite, got {value(key)}")

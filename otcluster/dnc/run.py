@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from otcluster.dnc.checkpoint import load_checkpoint, write_text
+from otcluster.dnc.checkpoint import checkpoints, load_checkpoint, partial_files, write_text
 from otcluster.dnc.classifier import Classifier, build_classifier
-from otcluster.dnc.data import ImageData, load_data
+from otcluster.dnc.data import ImageData, Split, load_data, load_test
 from otcluster.dnc.errors import CheckpointError, RunError
-from otcluster.dnc.recipe import Recipe, parse_recipe
+from otcluster.dnc.recipe import DataConfig, ExplainConfig, Recipe, TrainConfig, at_folder, parse_text
 
 _RECIPE = "recipe.yaml"
 
@@ -61,44 +59,66 @@ class RunFiles:
         """The recipe as run.
 
         Raises:
-            RunError: There is no run here.
+            RunError: There is no run here, or its recipe cannot be read.
         """
         try:
-            return parse_recipe(OmegaConf.create(self.recipe.read_text(encoding="utf-8")), str(self.recipe))
+            return parse_text(self.recipe.read_text(encoding="utf-8"), str(self.recipe))
         except FileNotFoundError:
             raise RunError(f"{self.root} is no run: it holds no {_RECIPE}") from None
+        except UnicodeDecodeError as error:
+            raise RunError(f"recipe {self.recipe} cannot be read: {error}") from None
 
     def read_metrics(self) -> dict[str, Any]:
-        """The result, as it was written."""
-        metrics: dict[str, Any] = json.loads(self.metrics.read_text(encoding="utf-8"))
-        return metrics
-
-    def claim(self, recipe: Recipe) -> None:
-        """Make this the directory of ``recipe``, or see that it is already.
+        """The result, as it was written.
 
         Raises:
-            RunError: It holds something else; nothing was changed.
+            RunError: It cannot be read.
+        """
+        try:
+            metrics: dict[str, Any] = json.loads(self.metrics.read_text(encoding="utf-8"))
+            _ = metrics["test"]["accuracy"], metrics["seconds"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"{self.metrics} cannot be read ({error!r}): remove it, and the same training command writes it again"
+            ) from None
+        return metrics
+
+    def check(self, recipe: Recipe) -> None:
+        """See that this is, or may become, the directory of ``recipe``. A run without a checkpoint may become another's.
+
+        Raises:
+            RunError: It holds something else.
         """
         if self.recipe.is_file():
-            theirs = _essence(self.read_recipe())
-            ours = _essence(recipe)
-            if theirs != ours:
+            theirs, ours = _essence(self.read_recipe()), _essence(recipe)
+            if theirs != ours and (self.metrics.exists() or checkpoints(self.checkpoints)):
                 raise RunError(
                     f"{self.root} holds a run of another recipe ({_difference(theirs, ours)}): choose another --out, "
                     "or remove the folder"
                 )
-            return
-        if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
+        elif self.root.exists() and (not self.root.is_dir() or set(self.root.iterdir()) - {*partial_files(self.root)}):
             raise RunError(f"{self.root} exists and is no run: choose another --out")
+
+    def claim(self, recipe: Recipe) -> None:
+        """Make this the directory of ``recipe``, after :meth:`check`."""
+        for folder in (self.root, self.checkpoints):
+            for leftover in partial_files(folder):
+                leftover.unlink(missing_ok=True)
         self.root.mkdir(parents=True, exist_ok=True)
-        write_text(self.recipe, recipe.to_yaml())
+        if not self.recipe.is_file() or self.read_recipe() != recipe:
+            write_text(self.recipe, recipe.to_yaml())
 
 
 def _essence(recipe: Recipe) -> dict[str, Any]:
-    """What of a recipe decides the result: not where the data lie (their content is compared) or how they are read."""
-    same = replace(recipe, data=replace(recipe.data, dir=None, workers=0), description="")
-    essence: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(same.to_yaml()))  # type: ignore[assignment]
-    return essence
+    """What of a recipe decides the trained model.
+
+    Not what it is called, how often it is saved and what is kept to be shown; nor where the images lie and how they are read:
+    the images themselves are compared (:attr:`ImageData.fingerprint`).
+    """
+    usual = DataConfig()
+    data = replace(recipe.data, dir=usual.dir, workers=usual.workers, broken=usual.broken)
+    loop = replace(recipe.train, checkpoint_steps=TrainConfig().checkpoint_steps)
+    return asdict(replace(recipe, name="", description="", data=data, train=loop, explain=ExplainConfig()))
 
 
 def _difference(theirs: dict[str, Any], ours: dict[str, Any], prefix: str = "") -> str:
@@ -127,6 +147,14 @@ class LoadedRun:
         """
         return load_data(self.recipe.data)
 
+    def load_test(self) -> Split:
+        """The test images alone, labelled by the classes of the model, whatever others lie beside them.
+
+        Raises:
+            DataError: They are not there, or one is of a class that the model has not.
+        """
+        return load_test(self.recipe.data, self.classes)
+
 
 def load_run(root: str | Path, *, data_dir: str | None = None) -> LoadedRun:
     """Load the model of a run from its newest checkpoint.
@@ -150,7 +178,7 @@ def load_run(root: str | Path, *, data_dir: str | None = None) -> LoadedRun:
     files = RunFiles(Path(root))
     recipe = files.read_recipe()
     if data_dir is not None:
-        recipe = replace(recipe, data=replace(recipe.data, dir=data_dir))
+        recipe = at_folder(recipe, data_dir)
     state = load_checkpoint(files.checkpoints)
     if state is None:
         raise RunError(f"{files.root} holds no checkpoint yet: train it first")

@@ -23,16 +23,20 @@ from torch import nn
 from otcluster.dnc.baselines import LinearHead
 from otcluster.dnc.checkpoint import load_checkpoint, save_checkpoint, write_text
 from otcluster.dnc.classifier import Classifier, build_classifier
-from otcluster.dnc.data import Conversion, ImageData, epoch_batches, load_batches, load_data, seed_of
-from otcluster.dnc.errors import DataError, RunError
+from otcluster.dnc.data import Conversion, ImageData, Split, epoch_batches, load_batches, load_data, seed_of
+from otcluster.dnc.errors import DataError, RecipeError, RunError
 from otcluster.dnc.evaluation import Evaluation, evaluate
 from otcluster.dnc.figures import draw_curves, draw_subcentroids
+from otcluster.dnc.head import DNCHead
 from otcluster.dnc.progress import Progress, Silent
-from otcluster.dnc.recipe import OptimConfig, Recipe
+from otcluster.dnc.recipe import OptimConfig, Recipe, TrainConfig, at_folder
 from otcluster.dnc.run import RunFiles, restore
 from otcluster.dnc.typical import find_typical
 
 logger = logging.getLogger(__name__)
+
+_State = tuple[dict[str, torch.Tensor], dict[str, Any]]
+"""Of the model, and of optimizer and loop."""
 
 
 class Interrupted(Exception):
@@ -41,6 +45,19 @@ class Interrupted(Exception):
     def __init__(self, signum: int, step: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name} after step {step}; the same command goes on from there")
         self.exit_code = 128 + signum
+
+
+def _check_counts(recipe: Recipe, data: ImageData, rows: torch.Tensor, what: str) -> None:
+    """See that each class has images for its sub-centroids among ``rows``."""
+    needed = recipe.head.n_subcentroids if recipe.head.kind == "dnc" else 1
+    counts = torch.bincount(data.train.labels[rows], minlength=len(data.classes)).tolist()
+    for name, count in zip(data.classes, counts, strict=True):
+        if count < needed:
+            fewer = f"fewer than its {needed} sub-centroids" if recipe.head.kind == "dnc" else "at least 1 is needed"
+            less = f", or pass head.n_subcentroids={count}" if count else ""
+            raise DataError(
+                f"class {name} has {count} {what}, {fewer}: add images{less} (a run that has begun then needs a new --out)"
+            )
 
 
 @dataclass
@@ -62,14 +79,17 @@ def train(recipe: Recipe, out: str | Path, *, progress: Progress | None = None) 
 
     Args:
         recipe: What to train, from :func:`otcluster.dnc.load_recipe`.
-        out: Directory of the run: new, empty, or of the same recipe.
+        out: Directory of the run: new, empty, or of the same recipe. Keys that do not decide what is learnt may differ
+            (``data.dir``, ``data.workers``, ``data.broken``, ``train.checkpoint_steps``, ``explain.*``).
         progress: What to tell, and whom. Default: nobody.
 
     Returns:
         What ``metrics.json`` holds.
 
     Raises:
-        RunError: The directory holds something else, or more than one process was launched; nothing was changed.
+        RunError: The directory holds something else, or more than one process was launched; nothing was changed. Or the loss
+            is no longer a number.
+        RecipeError: This machine or the backbone cannot do what the recipe asks; nothing was changed.
         DataError: The images are not as they should be.
         Interrupted: SIGINT or SIGTERM came; a checkpoint was written.
 
@@ -83,65 +103,66 @@ def train(recipe: Recipe, out: str | Path, *, progress: Progress | None = None) 
 
     Source: Wang et al., "Visual recognition with deep nearest centroids" (ICLR 2023).
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise RunError("training on more than one process is not supported yet: start one")
+    if (world := os.environ.get("WORLD_SIZE") or "1") != "1":
+        raise RunError(f"training on more than one process is not supported yet, and WORLD_SIZE is {world}: start one")
     progress = progress or Silent()
+    if recipe.data.dir is not None:
+        recipe = at_folder(recipe, recipe.data.dir)
     data = load_data(recipe.data)
     _check_data(recipe, data)
     files = RunFiles(Path(out))
-    files.claim(recipe)
+    files.check(recipe)
+    state = load_checkpoint(files.checkpoints)
+    if state is not None and state[1]["images"] != data.fingerprint:
+        raise RunError(f"{files.root} was trained on other images than these: choose another --out")
     if files.metrics.is_file():
+        metrics = files.read_metrics()
         progress.note(f"{files.root} is finished: nothing to train")
-        return files.read_metrics()
+        return metrics
     with torch.random.fork_rng():
-        return _Training(recipe, files, data, progress).run()
+        training = _Training(recipe, files, data, progress, state)
+        files.claim(recipe)  # only now: what cannot start leaves the directory to another recipe
+        return training.run()
 
 
 def _check_data(recipe: Recipe, data: ImageData) -> None:
-    counts = torch.bincount(data.train.labels, minlength=len(data.classes)).tolist()
-    needed = recipe.head.n_subcentroids if recipe.head.kind == "dnc" else 1
-    for name, count in zip(data.classes, counts, strict=True):
-        if count < needed:
-            raise DataError(
-                f"class {name} has {count} training images, fewer than its {needed} sub-centroids: "
-                f"add images or pass head.n_subcentroids={max(count, 1)}"
-            )
+    _check_counts(recipe, data, torch.ones(len(data.train), dtype=torch.bool), "training images")
     if not len(data.test):
         raise DataError("there are no test images: add some to test/, or more to each class")
 
 
 class _Training:
-    def __init__(self, recipe: Recipe, files: RunFiles, data: ImageData, progress: Progress) -> None:
+    def __init__(self, recipe: Recipe, files: RunFiles, data: ImageData, progress: Progress, state: _State | None) -> None:
         self.recipe, self.files, self.data, self.progress = recipe, files, data, progress
-        self.fabric = Fabric(accelerator=recipe.train.accelerator, devices=1, precision=recipe.train.precision)  # type: ignore[arg-type]
+        self.fabric = _fabric(recipe.train)
         self.model = build_classifier(recipe, len(data.classes))
         self.optimizer = _optimizer(recipe.optim, self.model)
         self.loop = _Loop()
         self.batches_per_epoch = len(self._batches(0))
-        self._resume()
+        self.caught: list[int] = []
+        self.unreadable: set[int] = set()
+        if state is not None:
+            weights, saved = state
+            restore(self.model, weights, files.checkpoints)
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.loop = _Loop(**saved["loop"])
         self.module, self.setup_optimizer = self.fabric.setup(self.model, self.optimizer)
         self.module.mark_forward_method("features")
         self.started = time.perf_counter()
 
     def run(self) -> dict[str, Any]:
-        with _signals() as caught:
-            while self.loop.epoch < self.recipe.train.epochs:
-                self._epoch(caught)
-        return self._finish()
-
-    def _resume(self) -> None:
-        state = load_checkpoint(self.files.checkpoints)
-        if state is None:
-            return
-        weights, saved = state
-        if saved["images"] != self.data.fingerprint:
-            raise RunError(f"{self.files.root} was trained on other images than these: choose another --out")
-        restore(self.model, weights, self.files.checkpoints)
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.loop = _Loop(**saved["loop"])
-        self._write_history()
         if self.loop.step:
+            self._write_history()
             self.progress.note(f"going on from step {self.loop.step}, epoch {self.loop.epoch + 1}")
+        with _signals() as self.caught:
+            while self.loop.epoch < self.recipe.train.epochs:
+                self._epoch()
+            return self._finish()
+
+    def _heed_signals(self) -> None:
+        """Stop if a signal came; for where the checkpoint of the last step is written."""
+        if self.caught:
+            raise Interrupted(self.caught[0], self.loop.step)
 
     def _save(self) -> None:
         self.loop.seconds += time.perf_counter() - self.started
@@ -157,13 +178,14 @@ class _Training:
     def _batches(self, epoch: int) -> list[list[int]]:
         return epoch_batches(len(self.data.train), self.recipe.data.batch_size, self.recipe.train.seed, epoch)
 
-    def _epoch(self, caught: list[int]) -> None:
+    def _epoch(self) -> None:
         loop, recipe = self.loop, self.recipe
         self.model.train()
         todo = self._batches(loop.epoch)[loop.batch :]
         convert = Conversion(recipe.data, augment=True)
         batches = load_batches(self.data.train, convert, recipe.data, todo, seed=recipe.train.seed, epoch=loop.epoch)
-        for images, labels, _ in batches:
+        for asked, (images, labels, indices) in zip(todo, batches, strict=True):
+            self._note_unreadable(set(asked) - set(indices.tolist()))
             if len(labels) > 1:  # statistics of a batch need two; fewer are left of it only where images are broken
                 self._step(self.fabric.to_device(images), self.fabric.to_device(labels))
             loop.batch += 1
@@ -172,12 +194,17 @@ class _Training:
                 loop.step, recipe.train.epochs * self.batches_per_epoch, loop.epoch + 1, recipe.train.epochs,
                 loss=loop.loss_sum / max(loop.seen, 1), accuracy=loop.right / max(loop.seen, 1),
             )  # fmt: skip
-            if caught:
+            due = loop.step % recipe.train.checkpoint_steps == 0 and loop.batch < self.batches_per_epoch
+            stop = bool(self.caught)  # looked at once: a signal that comes while we save is for the next step
+            if due or stop:
                 self._save()
-                raise Interrupted(caught[0], loop.step)
-            if loop.step % recipe.train.checkpoint_steps == 0 and loop.batch < self.batches_per_epoch:
-                self._save()
-        test = evaluate(self.model, self.data.test, recipe.data).metrics(self.data.classes)
+            if stop:
+                self._heed_signals()
+        if todo:  # before the evaluation, which a broken image or a signal may end and which is repeated from here
+            self._save()
+        if loop.epoch in (0, recipe.train.epochs - 1):
+            self._warn_of_late_classes()
+        test = self._evaluate(self.data.test).metrics(self.data.classes)
         row = {
             "epoch": loop.epoch + 1,
             "step": loop.step,
@@ -188,9 +215,28 @@ class _Training:
         }
         loop.history.append(row)
         loop.epoch, loop.batch, loop.loss_sum, loop.right, loop.seen = loop.epoch + 1, 0, 0.0, 0, 0
-        self._save()
         self._write_history()
         self.progress.epoch(row, recipe.train.epochs)
+
+    def _evaluate(self, split: Split) -> Evaluation:
+        return evaluate(self.model, split, self.recipe.data, after_batch=self._heed_signals)
+
+    def _note_unreadable(self, indices: set[int]) -> None:
+        if indices:
+            self.unreadable |= indices
+            rest = torch.ones(len(self.data.train), dtype=torch.bool)
+            rest[sorted(self.unreadable)] = False
+            _check_counts(self.recipe, self.data, rest, "training images that can be read")
+
+    def _warn_of_late_classes(self) -> None:
+        head = self.model.head
+        if isinstance(head, DNCHead) and not bool(head.store.started.all()):
+            names = [name for name, started in zip(self.data.classes, head.store.started.tolist(), strict=True) if not started]
+            logger.warning(
+                "%d of %d classes have no sub-centroids from data yet (%s): never were %d images of one at hand at once; raise "
+                "memory.capacity or data.batch_size, or lower head.n_subcentroids",
+                len(names), len(self.data.classes), ", ".join(names[:5]), self.recipe.head.n_subcentroids,
+            )  # fmt: skip
 
     def _step(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         loop = self.loop
@@ -204,9 +250,7 @@ class _Training:
         loss = nn.functional.cross_entropy(logits, labels)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise RunError(
-                f"the loss is {value} at step {loop.step + 1}: lower optim.lr; {self.files.root} keeps its last checkpoint"
-            )
+            raise RunError(f"the loss is {value} at step {loop.step + 1}: train with a lower optim.lr, into a new --out")
         self.setup_optimizer.zero_grad()
         self.fabric.backward(loss)
         self.setup_optimizer.step()
@@ -227,13 +271,14 @@ class _Training:
     def _finish(self) -> dict[str, Any]:
         """Everything that follows from the trained model: results and pictures. ``metrics.json`` comes last, as the mark."""
         recipe, data = self.recipe, self.data
-        test = evaluate(self.model, data.test, recipe.data).metrics(data.classes)
-        train: Evaluation = evaluate(self.model, data.train, recipe.data)
+        test = self._evaluate(data.test).metrics(data.classes)
+        train = self._evaluate(data.train)
         typical = find_typical(self.model, train, data.train, len(data.classes), recipe.explain.images_per_subcentroid)
         typical.save(self.files)
         draw_curves(self.loop.history, self.files.curves, recipe.name)
         if not isinstance(self.model.head, LinearHead):
             draw_subcentroids(typical, data.train, data.classes, self.files.subcentroids)
+        self._heed_signals()
         metrics = {
             "test": test,
             "seconds": round(self.loop.seconds + time.perf_counter() - self.started, 3),
@@ -244,6 +289,23 @@ class _Training:
         }
         write_text(self.files.metrics, json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
         return metrics
+
+
+def _fabric(config: TrainConfig) -> Fabric:
+    """Device and precision.
+
+    Raises:
+        RecipeError: This machine has not what the recipe asks for.
+    """
+    try:
+        fabric = Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)  # type: ignore[arg-type]
+    except Exception as error:  # whatever Fabric raises
+        raise RecipeError(
+            f"train.accelerator={config.accelerator} and train.precision={config.precision} cannot be had here: {error}"
+        ) from error
+    if config.precision == "16-mixed" and fabric.device.type == "cpu":
+        raise RecipeError("train.precision=16-mixed needs a GPU, and this would run on the CPU: pass bf16-mixed or 32-true")
+    return fabric
 
 
 def _optimizer(config: OptimConfig, model: Classifier) -> torch.optim.Optimizer:

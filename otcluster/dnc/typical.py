@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -60,13 +61,20 @@ class TypicalImages:
         """Read the images of a run.
 
         Raises:
-            RunError: Its training has not ended.
+            RunError: Its training has not ended, or what it left cannot be read.
         """
         try:
-            tensors = load_file(files.index)
-            return cls(**tensors, names=json.loads(files.index_names.read_text(encoding="utf-8")))
+            found = cls(**load_file(files.index), names=json.loads(files.index_names.read_text(encoding="utf-8")))
+            if not len(found.features) == len(found.classes) == len(found.subcentroids) == len(found.names):
+                raise ValueError(f"{len(found.features)} features and {len(found.names)} names")
+            return found
         except FileNotFoundError:
             raise RunError(f"{files.root} has no training images to compare with yet: train it to the end first") from None
+        except (ValueError, TypeError, SafetensorError) as error:
+            raise RunError(
+                f"{files.index} and {files.index_names.name} cannot be read ({error}): remove {files.metrics}, and the same "
+                "training command writes them again"
+            ) from None
 
 
 def prototypes(model: Classifier, train: Evaluation, n_classes: int) -> Tensor:

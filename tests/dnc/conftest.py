@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from otcluster.dnc import load_recipe, train
+
 SMALL = ["backbone.name=test_resnet", "data.image_size=16", "data.batch_size=8", "train.epochs=2", "memory.capacity=64"]
 
 
@@ -25,6 +27,22 @@ def image_folder(tmp_path):
     root = tmp_path / "images"
     write_images(root / "train")
     write_images(root / "test", n=4, seed=1)
+    return root
+
+
+def small(folder, *changes):
+    """The recipe of one epoch on a small image folder."""
+    where = [] if folder is None else [f"data.dir={folder}"]
+    return load_recipe("image-folder", [*SMALL, "train.epochs=1", *where, *changes])
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory):
+    """``images`` and a finished ``run`` on them; to be copied, not changed."""
+    root = tmp_path_factory.mktemp("small")
+    write_images(root / "images" / "train")
+    write_images(root / "images" / "test", n=4, seed=1)
+    train(small(root / "images"), root / "run")
     return root
 
 

@@ -129,12 +129,23 @@ def test_the_head_refuses_what_does_not_fit_and_stays_as_it_was(features, labels
     assert all(torch.equal(value, before[name]) for name, value in head.state_dict().items())
 
 
+@pytest.mark.parametrize("shape", [(2, 3), (4,), (2, 1, 4)])
+def test_features_of_another_shape_are_named(shape):
+    with pytest.raises(ValueError, match=r"features must have shape \(n, 4\), got \("):
+        DNCHead(4, 2)(torch.ones(shape))
+
+
 @pytest.mark.parametrize("arguments", [{"temperature": 0}, {"momentum": 2}, {"n_subcentroids": 0}, {"memory": -1}])
 def test_impossible_heads_are_refused(arguments):
     with pytest.raises(ValueError, match="must"):
         DNCHead(4, 2, **arguments)
     with pytest.raises(TypeError, match="solver must be a solver"):
         DNCHead(4, 2, solver="nearest")
+
+
+def test_a_head_that_cannot_observe_is_refused():
+    with pytest.raises(TypeError, match="head must have a method observe"):
+        Classifier(nn.Flatten(), nn.Linear(4, 3))
 
 
 def test_a_classifier_is_a_backbone_and_a_head():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from otcluster.dnc.errors import RecipeError
-from otcluster.dnc.recipe import Recipe, load_recipe, parse_recipe, recipe_names
+from otcluster.dnc.recipe import Recipe, at_folder, load_recipe, parse_recipe, recipe_names
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -27,6 +27,11 @@ def test_a_recipe_survives_its_own_yaml(tmp_path):
     [
         (["train.epoch=3"], r"unknown key train\.epoch, did you mean train\.epochs\?"),
         (["epochs=3"], r"unknown key epochs, did you mean train\.epochs\?"),
+        (["lr=0.1"], r"unknown key lr, did you mean optim\.lr\?"),
+        (["train.momentum=1"], r"did you mean head\.momentum or optim\.momentum\?"),
+        (["trian.epochs=3"], r"unknown key trian, did you mean train\?"),
+        (["train.seed=99999999999999999999"], r"train\.seed must be less than 2\*\*63"),
+        (["data.split_seed=9223372036854775808"], r"data\.split_seed must be less than"),
         (["head.n_subcentroid=3"], r"did you mean head\.n_subcentroids\?"),
         (["train.epochs=many"], r"train\.epochs: Value 'many'"),
         (["train.epochs=0"], r"train\.epochs must be at least 1"),
@@ -52,9 +57,19 @@ def test_unknown_recipes_are_named_with_the_nearest(tmp_path):
     with pytest.raises(RecipeError, match="cannot read recipe"):
         load_recipe(str(tmp_path / "none.yaml"))
     broken = tmp_path / "broken.yaml"
-    broken.write_text("a: [1,")
-    with pytest.raises(RecipeError, match="cannot be read"):
-        load_recipe(str(broken))
+    for content, message in ((b"a: [1,", "cannot be read"), (b"\xff\xfe", "cannot read recipe"), (b"# nothing", "is empty")):
+        broken.write_bytes(content)
+        with pytest.raises(RecipeError, match=message):
+            load_recipe(str(broken))
+
+
+def test_folders_are_made_absolute_and_refused_where_none_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert at_folder(load_recipe("image-folder"), "x").data.dir == str(tmp_path / "x")
+    assert at_folder(load_recipe("image-folder"), "~/x").data.dir == str(tmp_path / "home" / "x")
+    with pytest.raises(RecipeError, match=r"data\.kind=digits takes no folder"):
+        at_folder(load_recipe("digits"), "x")
 
 
 def test_defaults_are_valid():
