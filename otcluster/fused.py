@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,27 @@ _BITS = 1 / math.log(2)
 Tiles = Iterable[tuple[slice, slice, Array]]
 
 
-class FusedPasses:
-    """The compiled passes over one problem.
+@dataclass(frozen=True)
+class Terms:
+    """The exponents of a kernel: ``(scores + near - top) / epsilon + after``, where ``top`` is the maximum of each row.
 
-    ``tiles`` are its scores. ``near``, (n_problems, k), is added to the scores before the maximum of a row is subtracted, None
-    where no maximum has to be; ``after``, (n_problems, k), is added to their exponents, and is in nats.
+    Where nothing can overflow, ``near`` is None and the exponents are ``(scores - base) / epsilon + after``.
+
+    Attributes:
+        near: (n_problems, k), in the dtype of the scores, or None.
+        after: (n_problems, k), in nats.
+        epsilon: What to divide by; a number of the dtype.
+        base: At least the largest score where ``near`` is None; else of no meaning.
     """
+
+    near: Array | None
+    after: Array
+    epsilon: float
+    base: float
+
+
+class FusedPasses:
+    """The compiled passes over one problem. ``tiles`` are its scores, in one tile or many."""
 
     def __init__(self, problem: Problem, kernels: Any) -> None:
         self._problem, self._kernels = problem, kernels
@@ -35,15 +51,15 @@ class FusedPasses:
         self._groups = np.zeros(0, dtype=np.int64) if problem.groups is None else self._host(problem.groups)
         self._weights = self._host(problem.weights).reshape(-1)
 
-    def kernel_columns(self, tiles: Tiles, after: Array, epsilon: float) -> Array:
-        """Sums of ``weight * exp(scores / epsilon + after)`` over the samples, (n_problems, k)."""
-        return self._columns(tiles, None, after, epsilon, normal=False)[0]
+    def kernel_columns(self, tiles: Tiles, terms: Terms) -> Array:
+        """Sums of ``weight * exp(exponent - NATS_BELOW)`` over the samples, (n_problems, k)."""
+        return self._columns(tiles, terms, normal=False)[0]
 
-    def plan_columns(self, tiles: Tiles, near: Array | None, after: Array, epsilon: float) -> tuple[Array, Array]:
+    def plan_columns(self, tiles: Tiles, terms: Terms) -> tuple[Array, Array]:
         """Column sums of the plan, (n_problems, k), and the mass that no cluster may take, (n_problems,)."""
-        return self._columns(tiles, near, after, epsilon, normal=True)
+        return self._columns(tiles, terms, normal=True)
 
-    def plan(self, tiles: Tiles, near: Array | None, after: Array, epsilon: float) -> Array:
+    def plan(self, tiles: Tiles, terms: Terms) -> Array:
         """The plan, (batches, n, k)."""
         shape = (int(self._problem.weights.shape[0]), self._problem.n_samples, self._problem.n_clusters)
         result = np.empty(shape, dtype=self._real)
@@ -52,10 +68,10 @@ class FusedPasses:
         def work(given: tuple[Any, ...], start: int, stop: int, thread: int, problems: slice, place: slice) -> None:
             self._kernels.plan(*given, start, stop, self._weights[place], rows[place])
 
-        self._run(tiles, near, after, epsilon, work)
+        self._run(tiles, terms, work)
         return self._problem.ops.asarray(result)
 
-    def labels(self, tiles: Tiles, near: Array | None, after: Array, epsilon: float) -> Array:
+    def labels(self, tiles: Tiles, terms: Terms) -> Array:
         """The largest entry of each row of the plan, (batches, n); -1 for a sample that may join no cluster."""
         result = np.empty((int(self._problem.weights.shape[0]), self._problem.n_samples), dtype=np.int64)
         flat = result.reshape(-1)
@@ -63,10 +79,10 @@ class FusedPasses:
         def work(given: tuple[Any, ...], start: int, stop: int, thread: int, problems: slice, place: slice) -> None:
             self._kernels.labels(*given, start, stop, flat[place])
 
-        self._run(tiles, near, after, epsilon, work)
+        self._run(tiles, terms, work)
         return self._problem.ops.asarray(result)
 
-    def _columns(self, tiles: Tiles, near: Array | None, after: Array, epsilon: float, *, normal: bool) -> tuple[Array, Array]:
+    def _columns(self, tiles: Tiles, terms: Terms, *, normal: bool) -> tuple[Array, Array]:
         threads, n_problems = self._problem.ops.n_threads, self._problem.n_problems
         sums = np.zeros((threads, n_problems, self._problem.n_clusters))
         lost = np.zeros((threads, n_problems))
@@ -75,15 +91,15 @@ class FusedPasses:
             mine = sums[thread, problems], lost[thread, problems]
             self._kernels.columns(*given, start, stop, self._weights[place], normal, *mine)
 
-        self._run(tiles, near, after, epsilon, work)
+        self._run(tiles, terms, work)
         asarray = self._problem.ops.asarray
         return (asarray(sums[0]), asarray(lost[0])) if threads == 1 else (asarray(sums.sum(0)), asarray(lost.sum(0)))
 
-    def _run(self, tiles: Tiles, near: Array | None, after: Array, epsilon: float, work: Callable[..., None]) -> None:
+    def _run(self, tiles: Tiles, terms: Terms, work: Callable[..., None]) -> None:
         n, grouped = self._problem.n_samples, self._problem.groups is not None
-        offsets = self._lay(self._host(after) * _BITS - compiled.BELOW)
-        shifts = np.zeros((0, 0), dtype=self._real) if near is None else self._lay(self._host(near))
-        inverse = self._real(_BITS / epsilon)
+        offsets = self._lay(self._host(terms.after) * _BITS - compiled.BELOW)
+        shifts = np.zeros((0, 0), dtype=self._real) if terms.near is None else self._lay(self._host(terms.near))
+        base, inverse = self._real(terms.base), self._real(_BITS / terms.epsilon)
         for batches, rows, scores in tiles:
             values = self._lay(self._host(scores))
             n_batches, n_rows, k = values.shape
@@ -91,7 +107,7 @@ class FusedPasses:
             first = batches.start * n + rows.start
             place = slice(first, first + n_batches * n_rows)
             given = (
-                values.reshape(-1, k), shifts[problems], offsets[problems], inverse, self._groups[rows], n_rows,
+                values.reshape(-1, k), shifts[problems], offsets[problems], base, inverse, self._groups[rows], n_rows,
             )  # fmt: skip
 
             def run(

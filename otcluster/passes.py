@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from otcluster._ops.generic import BELOW, Array
-from otcluster.fused import NATS_BELOW, fused_passes
+from otcluster.fused import NATS_BELOW, Terms, fused_passes
 from otcluster.problem import Problem
 from otcluster.scores import DenseScores
 
@@ -68,7 +68,7 @@ def first_potential(problem: Problem, epsilon: float) -> Array:
     nothing = ops.full(tuple(empty.shape), 0.0, ops.wide)
     fused = fused_passes(problem)
     if bounds is not None and fused is not None:
-        columns = fused.kernel_columns(tiles(problem, whole=True), nothing - bounds[1] / epsilon, epsilon)
+        columns = fused.kernel_columns(tiles(problem, whole=True), Terms(None, nothing, epsilon, bounds[1]))
         return raised(problem, nothing - (bounds[1] + NATS_BELOW * epsilon), columns, epsilon)
     if bounds is not None:
         offset = ops.full((1, 1, 1), -bounds[1] / epsilon - BELOW, problem.dtype)
@@ -123,7 +123,7 @@ def plan_columns(problem: Problem, g: Array, epsilon: float) -> tuple[Array, Arr
     ops, xp = problem.ops, problem.ops.xp
     fused = fused_passes(problem)
     if fused is not None:
-        return fused.plan_columns(tiles(problem, whole=True), *_terms(problem, g, epsilon)[:3])
+        return fused.plan_columns(tiles(problem, whole=True), _terms(problem, g, epsilon))
     kernel_of = _kernel(problem, g, epsilon)
     nobody = ops.full((problem.n_problems, 1), 0.0, ops.wide)
 
@@ -170,7 +170,7 @@ def plan(problem: Problem, g: Array, epsilon: float) -> Array:
     """The plan, (batches, n, k), with exact rows."""
     fused = fused_passes(problem)
     if fused is not None:
-        return fused.plan(tiles(problem, whole=True), *_terms(problem, g, epsilon)[:3])
+        return fused.plan(tiles(problem, whole=True), _terms(problem, g, epsilon))
     result = problem.ops.room((int(problem.weights.shape[0]), problem.n_samples, problem.n_clusters), problem.dtype)
     kernel_of = _kernel(problem, g, epsilon, result)
 
@@ -190,7 +190,7 @@ def plan_labels(problem: Problem, g: Array, epsilon: float) -> Array:
     ops, xp = problem.ops, problem.ops.xp
     fused = fused_passes(problem)
     if fused is not None:
-        return fused.labels(tiles(problem, whole=True), *_terms(problem, g, epsilon)[:3])
+        return fused.labels(tiles(problem, whole=True), _terms(problem, g, epsilon))
     exponents_of = _exponents(problem, g, epsilon)
 
     def read(batches: slice, rows: slice, scores: Array) -> Array:
@@ -265,24 +265,18 @@ def _room(problem: Problem, result: Array | None = None) -> Callable[[slice, sli
     return room
 
 
-def _terms(problem: Problem, g: Array, epsilon: float) -> tuple[Array | None, Array, float, Array | None]:
-    """How potentials enter the exponents of a kernel, ``(scores + near - top) / epsilon + after``, without overflow.
-
-    Returns:
-        ``near``, None where no maximum of a row has to be subtracted; ``after``; the epsilon to divide by; and, where ``near``
-        is None, what is subtracted from all rows of a problem instead, (n_problems, 1), -inf if none of its clusters is open.
-    """
+def _terms(problem: Problem, g: Array, epsilon: float) -> Terms:
+    """How potentials enter the exponents of a kernel without overflow."""
     ops, xp = problem.ops, problem.ops.xp
     epsilon = _representable(problem, epsilon)
     bounds = _small_range(problem, epsilon)
     if bounds is not None:
         most = xp.max(g, axis=-1, keepdims=True)
-        shift = xp.where(most == -_INFINITY, xp.zeros_like(most), most) + bounds[1]
-        return None, (g - shift) / epsilon, epsilon, xp.where(most == -_INFINITY, most, shift)
+        return Terms(None, (g - xp.where(most == -_INFINITY, xp.zeros_like(most), most)) / epsilon, epsilon, bounds[1])
     near = ops.cast(g, problem.dtype)
     lost = xp.where(g == -_INFINITY, xp.zeros_like(g), g - ops.cast(near, g.dtype))  # else NaN where both are -inf
     # Clipped, so that the largest entry keeps its size: beyond that the scores have no digits left at this epsilon.
-    return near, xp.clip(lost / epsilon, -0.5, 0.5), epsilon, None
+    return Terms(near, xp.clip(lost / epsilon, -0.5, 0.5), epsilon, 0.0)
 
 
 def _exponents(
@@ -292,10 +286,12 @@ def _exponents(
 
     That is -inf where no cluster is open to the row. What it gives lasts until it is called again, or is part of ``result``.
     """
-    room, ops = _room(problem, result), problem.ops
-    near, after, epsilon, subtracted = _terms(problem, g, epsilon)
+    room, ops, xp = _room(problem, result), problem.ops, problem.ops.xp
+    terms = _terms(problem, g, epsilon)
+    epsilon, near = terms.epsilon, terms.near
     if near is None:
-        offsets = ops.cast(after - BELOW, problem.dtype)
+        offsets = ops.cast(terms.after - (terms.base / epsilon + BELOW), problem.dtype)
+        subtracted = xp.max(g, axis=-1, keepdims=True) + terms.base
 
         def scaled(batches: slice, rows: slice, scores: Array) -> tuple[Array, Array]:
             spread = _spread(problem, batches, rows, offsets)
@@ -304,7 +300,7 @@ def _exponents(
 
         return scaled
 
-    rest = ops.cast(after, problem.dtype) if near.dtype != g.dtype else None
+    rest = ops.cast(terms.after, problem.dtype) if near.dtype != g.dtype else None
 
     def shifted(batches: slice, rows: slice, scores: Array) -> tuple[Array, Array]:
         small = None if rest is None else _spread(problem, batches, rows, rest)

@@ -4,8 +4,8 @@ They need numba (``pip install 'otcluster[fast]'``) and are then used wherever t
 ``OTCLUSTER_COMPILED=0`` in the environment, passes are made of the primitives of :mod:`otcluster._ops.generic`, which define
 the results. A machine compiles each loop once.
 
-The exponent of an entry is ``((score + near - top) * inverse) + after``, in bits: exponentials are powers of two. Where nothing
-can overflow, ``near`` and ``top`` are left out.
+The exponent of an entry is ``(score + near - top) * inverse + after``, in bits: exponentials are powers of two. Where nothing
+can overflow, ``near`` is left out and one ``base`` serves as ``top``.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ import numpy as np
 
 logger = logging.getLogger(__name__)
 
-BELOW = 8.0
-"""How many bits exponents are kept below zero: there, different exponents have different powers of two."""
+BELOW = 4.0
+"""How many bits exponents are kept below zero. There floats lie so far apart that different exponents have different powers of
+two, also after their rounding; further below, the digits of potentials would be lost."""
 
 _RUN = 32  # rows summed in the dtype of the scores before the sum is widened
 _BLOCK = 256  # entries of a row among which the largest is looked for at once
@@ -145,23 +146,23 @@ def _build(name: str) -> SimpleNamespace:
         return top
 
     @numba.njit(inline="always", fastmath={"contract", "nsz"})
-    def powers(scores: Any, near: Any, after: Any, inverse: Any, i: int, own: int, room: Any) -> Any:
+    def powers(scores: Any, near: Any, after: Any, base: Any, inverse: Any, i: int, own: int, room: Any) -> Any:
         """As ``exponents``, with the power taken."""
         top = zero
         if len(near) == 0:
             for j in range(len(room)):
-                room[j] = power(scores[i, j] * inverse + after[own, j])
+                room[j] = power((scores[i, j] - base) * inverse + after[own, j])
         else:
             top = exponents(scores, near, after, inverse, i, own, room)
             for j in range(len(room)):
                 room[j] = power(room[j])
         return top
 
-    shared = (tile, tile, tile, array, owners, types.int64, types.int64, types.int64)
+    shared = (tile, tile, tile, array, array, owners, types.int64, types.int64, types.int64)
 
     @numba.njit(types.void(*shared, line, types.boolean, wide, types.float64[::1]), **options)
     def columns(
-        scores: Any, near: Any, after: Any, inverse: Any, groups: Any, per_problem: int, start: int, stop: int,
+        scores: Any, near: Any, after: Any, base: Any, inverse: Any, groups: Any, per_problem: int, start: int, stop: int,
         weights: Any, normal: bool, result: Any, lost: Any,
     ) -> None:  # fmt: skip
         """Add the column sums of rows ``start`` to ``stop`` to ``result``; of the plan if ``normal``, else of the kernel."""
@@ -176,7 +177,7 @@ def _build(name: str) -> SimpleNamespace:
                     part[j] = zero
                 pending = 0
             problem = own
-            top = powers(scores, near, after, inverse, i, own, room)
+            top = powers(scores, near, after, base, inverse, i, own, room)
             factor = weights[i]
             if normal:
                 row_sum = total(room)
@@ -192,7 +193,7 @@ def _build(name: str) -> SimpleNamespace:
 
     @numba.njit(types.void(*shared, line, types.Array(array, 2, "C")), **options)
     def plan(
-        scores: Any, near: Any, after: Any, inverse: Any, groups: Any, per_problem: int, start: int, stop: int,
+        scores: Any, near: Any, after: Any, base: Any, inverse: Any, groups: Any, per_problem: int, start: int, stop: int,
         weights: Any, result: Any,
     ) -> None:  # fmt: skip
         """Write the rows ``start`` to ``stop`` of the plan to ``result``."""
@@ -200,7 +201,7 @@ def _build(name: str) -> SimpleNamespace:
         room = np.empty(k, real)
         for i in range(start, stop):
             own = owner_of(groups, per_problem, i)
-            powers(scores, near, after, inverse, i, own, room)
+            powers(scores, near, after, base, inverse, i, own, room)
             row_sum = total(room)
             factor = weights[i] / row_sum if row_sum > zero else zero
             for j in range(k):
@@ -208,7 +209,16 @@ def _build(name: str) -> SimpleNamespace:
 
     @numba.njit(types.void(*shared, types.int64[::1]), **options)
     def labels(
-        scores: Any, near: Any, after: Any, inverse: Any, groups: Any, per_problem: int, start: int, stop: int, result: Any
+        scores: Any,
+        near: Any,
+        after: Any,
+        base: Any,
+        inverse: Any,
+        groups: Any,
+        per_problem: int,
+        start: int,
+        stop: int,
+        result: Any,
     ) -> None:
         """Write the largest entry of the rows ``start`` to ``stop`` to ``result``, the lowest among equals; -1 for none."""
         k = scores.shape[1]
@@ -217,7 +227,7 @@ def _build(name: str) -> SimpleNamespace:
             own = owner_of(groups, per_problem, i)
             if len(near) == 0:
                 for j in range(k):
-                    room[j] = scores[i, j] * inverse + after[own, j]
+                    room[j] = (scores[i, j] - base) * inverse + after[own, j]
             else:
                 exponents(scores, near, after, inverse, i, own, room)
             best, at = -infinity, 0
