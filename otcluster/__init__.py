@@ -8,7 +8,15 @@ from otcluster.assignment import Assignment, Status
 from otcluster.problem import InfeasibleError, Problem
 from otcluster.scores import DenseScores, PointScores
 from otcluster.solve import log_sinkhorn, nearest, sinkhorn_knopp, solve
-from otcluster.solvers import LogSinkhorn, Nearest, SinkhornKnopp, Solver
+from otcluster.solvers import (
+    ExponentialDecay,
+    LogSinkhorn,
+    Nearest,
+    Newton,
+    PlainRounds,
+    SinkhornKnopp,
+    Solver,
+)
 
 __version__ = "0.1.0"
 
@@ -19,10 +27,13 @@ __all__ = [
     "Assignment",
     "CentroidStore",
     "DenseScores",
+    "ExponentialDecay",
     "InfeasibleError",
     "LogSinkhorn",
     "MemoryQueue",
     "Nearest",
+    "Newton",
+    "PlainRounds",
     "PointScores",
     "Problem",
     "SinkhornKnopp",

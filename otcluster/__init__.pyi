@@ -8,8 +8,11 @@ from otcluster.solve import log_sinkhorn as log_sinkhorn
 from otcluster.solve import nearest as nearest
 from otcluster.solve import sinkhorn_knopp as sinkhorn_knopp
 from otcluster.solve import solve as solve
+from otcluster.solvers import ExponentialDecay as ExponentialDecay
 from otcluster.solvers import LogSinkhorn as LogSinkhorn
 from otcluster.solvers import Nearest as Nearest
+from otcluster.solvers import Newton as Newton
+from otcluster.solvers import PlainRounds as PlainRounds
 from otcluster.solvers import SinkhornKnopp as SinkhornKnopp
 from otcluster.solvers import Solver as Solver
 from otcluster.stores.centroids import CentroidStore as CentroidStore

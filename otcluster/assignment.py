@@ -83,6 +83,11 @@ class Assignment(ABC):
     def cluster_sizes(self) -> Array:
         """Column sums of the plan (mass, not counts of :meth:`labels`), (..., k) or (n_groups, k)."""
 
+    @property
+    def cluster_potential(self) -> Array:
+        """The potential of the clusters as solvers hold it: (n_problems, k), in the wide dtype."""
+        return self._g
+
     def _per_problem(self, values: Array) -> Array:
         return self.problem.ops.xp.reshape(self.problem.ops.copy(values), self.problem.problem_shape)
 

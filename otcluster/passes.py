@@ -114,14 +114,16 @@ def raised(problem: Problem, g: Array, columns: Array, epsilon: float) -> Array:
     return g + _representable(problem, epsilon) * ratio
 
 
-def plan_columns(problem: Problem, g: Array, epsilon: float) -> tuple[Array, Array]:
-    """Column sums of the plan whose rows are exact for ``g``.
+def plan_columns(
+    problem: Problem, g: Array, epsilon: float, look: Callable[[slice, slice, Array], None] | None = None
+) -> tuple[Array, Array]:
+    """Column sums of the plan whose rows are exact for ``g``. ``look`` is handed each tile of the plan, to use up.
 
     Returns:
         The sums, (n_problems, k), and the mass of samples that no cluster may take, (n_problems,); both wide.
     """
     ops, xp = problem.ops, problem.ops.xp
-    fused = fused_passes(problem)
+    fused = fused_passes(problem) if look is None else None
     if fused is not None:
         return fused.plan_columns(tiles(problem, whole=True), _terms(problem, g, epsilon))
     kernel_of = _kernel(problem, g, epsilon)
@@ -129,7 +131,10 @@ def plan_columns(problem: Problem, g: Array, epsilon: float) -> tuple[Array, Arr
 
     def read(batches: slice, rows: slice, scores: Array) -> tuple[Array, Array]:
         kernel, top = kernel_of(batches, rows, scores)
-        columns = _down(problem, rows, ops.weighted(kernel, _factor(problem, batches, rows, kernel)))
+        part = ops.weighted(kernel, _factor(problem, batches, rows, kernel))
+        columns = _down(problem, rows, part)
+        if look is not None:
+            look(batches, rows, part)
         if problem.has_forbidden is False:
             return columns, nobody
         weights = problem.weights[batches, rows]

@@ -8,10 +8,10 @@ from otcluster._ops.generic import Array
 from otcluster.assignment import Assignment
 from otcluster.problem import Problem
 from otcluster.scores import Scores
-from otcluster.solvers import LogSinkhorn, Nearest, SinkhornKnopp, Solver
+from otcluster.solvers import LogSinkhorn, Nearest, SinkhornKnopp, Solver, start_potential
 
 
-def solve(problem: Problem, solver: Solver) -> Assignment:
+def solve(problem: Problem, solver: Solver, *, start: Assignment | tuple[Array | None, Array] | None = None) -> Assignment:
     """Assign the samples of ``problem`` to its clusters.
 
     No gradient is recorded, autocast does not apply, and no input is written to.
@@ -19,13 +19,15 @@ def solve(problem: Problem, solver: Solver) -> Assignment:
     Args:
         problem: Scores of shape (..., n, k) with the masses to respect.
         solver: Which algorithm, with its hyper-parameters.
+        start: Where to begin: potentials ``(f, g)``, or an assignment to the same number of clusters, of the same samples or
+            of others. Only g is read (f follows from it and may be None), -inf in it counting as 0 for an open cluster.
 
     Returns:
         The assignment, which gives labels of shape (..., n), the plan of shape (..., n, k) and the rest on demand.
 
     Raises:
-        TypeError: ``problem`` is no Problem or ``solver`` no solver.
-        ValueError: The solver cannot work on this problem.
+        TypeError: ``problem`` is no Problem, ``solver`` no solver or ``start`` no start.
+        ValueError: The solver cannot work on this problem, or begins nowhere (:class:`Nearest`) and a ``start`` is given.
         RuntimeError: An input was changed in place since the problem was made.
 
     Example:
@@ -40,7 +42,7 @@ def solve(problem: Problem, solver: Solver) -> Assignment:
         raise TypeError(f"solver must be a solver such as SinkhornKnopp(epsilon=0.05), got {solver!r}")
     problem.check_unchanged()
     with problem.ops.quiet():
-        return solver.run(problem)
+        return solver.run(problem) if start is None else solver.run(problem, start=start_potential(problem, start))
 
 
 def sinkhorn_knopp(scores: Array | Scores, *, epsilon: float = 0.05, max_iter: int = 3, **masses: Any) -> Assignment:

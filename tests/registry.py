@@ -29,10 +29,16 @@ class Row:
     tolerance: float | None = None
 
 
+def _scheduled(epsilon: float) -> otc.LogSinkhorn:
+    return otc.LogSinkhorn(epsilon, tol=1e-5, acceleration=otc.Newton(), schedule=otc.ExponentialDecay(4 * epsilon))
+
+
 ROWS = [
     Row("SinkhornKnopp, 3 rounds", lambda epsilon: otc.SinkhornKnopp(epsilon=epsilon)),
     Row("SinkhornKnopp, to 1e-4", lambda epsilon: otc.SinkhornKnopp(epsilon, 5000, 1e-4), balances=True, tolerance=1e-4),
-    Row("LogSinkhorn", lambda epsilon: otc.LogSinkhorn(epsilon, 20000, 1e-5), balances=True, tolerance=1e-5),
+    Row("LogSinkhorn", lambda epsilon: otc.LogSinkhorn(epsilon, 1000, 1e-5), balances=True, tolerance=1e-5),
+    Row("LogSinkhorn, its default", lambda epsilon: otc.LogSinkhorn(epsilon), balances=True, tolerance=1e-6),
+    Row("LogSinkhorn, scheduled", _scheduled, balances=True, tolerance=1e-5),
     Row("Nearest", lambda epsilon: otc.Nearest(), entropic=False),
 ]
 

@@ -21,7 +21,7 @@ FLOORS = [
     ("_kernels",),
     ("_ops",),
     ("scores", "checks", "problem"),
-    ("fused", "passes", "feasibility", "assignment"),
+    ("fused", "passes", "curvature", "feasibility", "assignment"),
     ("solvers",),
     ("solve",),
     ("clustering", "distributed", "metrics"),

@@ -165,6 +165,14 @@ class GenericOps:
         """Sum over the rows, in the wide dtype. Equal columns give equal sums, so that ties stay ties."""
         return self.cast(self.xp.sum(values, axis=-2), self.wide)
 
+    def gram(self, values: Array) -> Array:
+        """Products of all pairs of columns, summed over the rows: (..., columns, columns), in the wide dtype."""
+        return self.cast(self.xp.matrix_transpose(values) @ values, self.wide)
+
+    def solve(self, matrices: Array, right: Array) -> Array:
+        """The solution of each system (..., k, k) for its right side (..., k); the matrices are regular."""
+        return self.xp.linalg.solve(matrices, right[..., None])[..., 0]
+
     # Segments
 
     def segment_sum(self, values: Array, segments: Array, n_segments: int) -> Array:

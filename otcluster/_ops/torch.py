@@ -119,6 +119,9 @@ class TorchOps(GenericOps):
     def weighted(self, kernel: Array, weights: Array) -> Array:
         return kernel.mul_(weights.unsqueeze(-1))
 
+    def solve(self, matrices: Array, right: Array) -> Array:
+        return torch.linalg.solve_ex(matrices, right.unsqueeze(-1))[0].squeeze(-1)  # does not wait for the device
+
     def segment_sum(self, values: Array, segments: Array, n_segments: int) -> Array:
         sums = torch.zeros((n_segments, values.shape[1]), dtype=self.wide, device=self.device)
         return sums.scatter_add_(0, segments[:, None].expand(values.shape), values.to(self.wide))

@@ -1,8 +1,22 @@
-"""One file per algorithm; what they share is in ``base`` and ``rounds``."""
+"""One file per algorithm; what they share is in ``base``, ``rounds`` and ``ascent``."""
 
+from otcluster.solvers.acceleration import Acceleration, Newton, PlainRounds
 from otcluster.solvers.base import Solver
 from otcluster.solvers.log_sinkhorn import LogSinkhorn
 from otcluster.solvers.nearest import Nearest
+from otcluster.solvers.schedules import ExponentialDecay, Schedule
 from otcluster.solvers.sinkhorn_knopp import SinkhornKnopp
+from otcluster.solvers.start import start_potential
 
-__all__ = ["LogSinkhorn", "Nearest", "SinkhornKnopp", "Solver"]
+__all__ = [
+    "Acceleration",
+    "ExponentialDecay",
+    "LogSinkhorn",
+    "Nearest",
+    "Newton",
+    "PlainRounds",
+    "Schedule",
+    "SinkhornKnopp",
+    "Solver",
+    "start_potential",
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from otcluster import passes
+from otcluster._ops.generic import Array
 from otcluster.assignment import Assignment, HardAssignment
 from otcluster.problem import Problem
 
@@ -25,8 +26,10 @@ class Nearest:
     Source: Lloyd, "Least squares quantization in PCM" (1982).
     """
 
-    def run(self, problem: Problem) -> Assignment:
+    def run(self, problem: Problem, start: Array | None = None) -> Assignment:
         """Solve ``problem``; prefer :func:`otcluster.solve`."""
+        if start is not None:
+            raise ValueError("Nearest takes no start: it looks once at every score, and there is nothing to begin from")
         ops, xp = problem.ops, problem.ops.xp
         g = ops.full((problem.n_problems, problem.n_clusters), 0.0, ops.wide)
         g = xp.where(problem.closed, xp.full_like(g, -float("inf")), g)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from otcluster._ops.generic import Array
 from otcluster.assignment import Assignment
 from otcluster.problem import Problem
 from otcluster.solvers.base import check_epsilon, check_max_iter, check_tol, settle
@@ -43,6 +44,6 @@ class SinkhornKnopp:
     def __post_init__(self) -> None:
         settle(self, epsilon=check_epsilon(self.epsilon), max_iter=check_max_iter(self.max_iter), tol=check_tol(self.tol))
 
-    def run(self, problem: Problem) -> Assignment:
+    def run(self, problem: Problem, start: Array | None = None) -> Assignment:
         """Solve ``problem``; prefer :func:`otcluster.solve`."""
-        return run_rounds(problem, self, epsilon=self.epsilon, max_iter=self.max_iter, tol=self.tol)
+        return run_rounds(problem, self, epsilon=self.epsilon, max_iter=self.max_iter, tol=self.tol, start=start)
