@@ -26,8 +26,8 @@ from otcluster.problem import Problem
 from otcluster.solvers.rounds import check_range, first_guess, limit_of
 from otcluster.solvers.schedules import Schedule
 
-_PATIENT = 8  # rounds that are worth waiting for rather than to measure curvature, at few clusters
-_CLUSTERS = 128  # at so many, measuring curvature costs as much as the rest of a pass
+_PATIENT = 8  # rounds that are done rather than to measure curvature, at few clusters; Newton's method needs about as many
+_CLUSTERS, _GROUPED_CLUSTERS = 128, 4  # at so many, measuring curvature costs about as much as the rest of a pass
 _SMOOTH = 32  # scores that range over so many epsilons are smooth enough to start at
 _ROUGH = 0.02  # the error at which a level of epsilon is left
 _MOST_LEVELS = 40
@@ -104,7 +104,8 @@ class _Climb:
         """Plain rounds while few more of them are needed, by the rate of the last; which problems that leaves open."""
         xp = self.problem.ops.xp
         inside = self.count < self.max_iter
-        patience = _PATIENT * (1 + self.problem.n_clusters / _CLUSTERS)
+        few = _CLUSTERS if self.problem.groups is None else _GROUPED_CLUSTERS
+        patience = _PATIENT * (1 + self.problem.n_clusters / few)
         before = self.never
         slow = self.count < 0
         while self.problem.ops.facts([xp.any(inside)])[0]:
@@ -113,7 +114,7 @@ class _Climb:
             open_ = inside & (point.error > goal)
             tiny = float(xp.finfo(rate.dtype).smallest_normal)
             left = xp.log(xp.clip(point.error, tiny, None) / max(goal, tiny))
-            dull = open_ & (before < math.inf) & ~(-rate * patience >= left)
+            dull = open_ & (before < math.inf) & ~(-rate * patience >= left) & (self.max_iter - self.count > _PATIENT)
             slow = slow | dull
             self.g = xp.where(open_[:, None], passes.raised(self.problem, self.g, point.columns, self.epsilon), self.g)
             before = point.error
@@ -207,7 +208,8 @@ def _step(problem: Problem, point: _Point, damping: Array, epsilon: float) -> Ar
     ops, xp = problem.ops, problem.ops.xp
     open_ = problem.clusters > 0
     columns = xp.clip(point.columns, float(xp.finfo(problem.dtype).smallest_normal), None)
-    missing = xp.log(xp.where(open_, problem.clusters, xp.ones_like(columns)) / xp.where(open_, columns, xp.ones_like(columns)))
+    # Not the logarithm of the quotient, which overflows.
+    missing = xp.log(xp.where(open_, problem.clusters, xp.ones_like(columns))) - xp.log(columns)
     # Adding one number to all of g changes no plan, so nothing may ask for it: there Newton's step has no bound.
     mass = xp.where(open_, columns, xp.zeros_like(columns))
     total = xp.sum(mass, axis=-1, keepdims=True)

@@ -26,8 +26,9 @@ class LogSinkhorn:
             ``n_iter``, those at larger strengths on the way and those whose step was taken back included.
         tol: Stop when ``marginal_error``, the share of the mass in the wrong place, is at most this. None: exactly
             ``max_iter`` plain rounds, without looking at values.
-        acceleration: :class:`Newton` or :class:`PlainRounds`. Default: Newton's method where rounds are slow and clusters not
-            too many. Where rounding hides all progress, the solve ends before ``max_iter`` rounds, with status MAX_ITER.
+        acceleration: :class:`Newton` or :class:`PlainRounds`. Default: Newton's method where rounds are seen to be slow,
+            clusters are not too many and ``max_iter`` leaves room for it (ten rounds or fewer stay plain). Where rounding
+            hides all progress, the solve ends before ``max_iter`` rounds, with status MAX_ITER.
         schedule: Larger strengths to pass through first, such as :class:`ExponentialDecay`. Default: chosen for each problem,
             where rounds are slow and none is :class:`PlainRounds`. The last is always ``epsilon``.
 
