@@ -89,3 +89,18 @@ def test_equal_columns_have_equal_sums(library, dtype):
         lay = LAY[library]
         sums = to_numpy(select(lay(rows), "rows").column_sum(lay(np.repeat(rows, k, axis=2))))
         assert len(np.unique(sums)) == 1
+
+
+@pytest.mark.parametrize("library", LAY)
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_products_of_columns_and_systems(library, batch):
+    rng = np.random.default_rng(0)
+    values, right = rng.uniform(0, 1, (*batch, 40, 5)), rng.uniform(-1, 1, (*batch, 5))
+    ops, lay = select(LAY[library](values), "values"), LAY[library]
+    strict = GenericOps(array_api_strict, STRICT(values).device)
+    products = np.asarray(strict.gram(STRICT(values)))
+    np.testing.assert_allclose(to_numpy(ops.gram(lay(values))), products, rtol=1e-13)
+    assert to_numpy(ops.gram(lay(values.astype(np.float32)))).dtype == np.float64
+    solution = np.asarray(strict.solve(STRICT(products), STRICT(right)))
+    np.testing.assert_allclose(to_numpy(ops.solve(lay(products), lay(right))), solution, rtol=1e-10)
+    np.testing.assert_allclose((products @ solution[..., None])[..., 0], right, atol=1e-12)

@@ -59,6 +59,7 @@ def ascend(
     climb = _Climb(problem, epsilon, max_iter, first_guess(problem, epsilon, start))
     everything = ops.full((problem.n_problems,), 1.0, ops.wide) > 0
     if schedule is not None:
+        climb.width = curvature.spread(problem)
         for level in schedule.levels(epsilon):
             climb.level(level, schedule.tol, everything, newton)
         climb.level(epsilon, limit, everything, newton)
