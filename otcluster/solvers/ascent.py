@@ -27,7 +27,7 @@ from otcluster.solvers.rounds import check_range, first_guess, limit_of
 from otcluster.solvers.schedules import Schedule
 
 _PATIENT = 8  # rounds that are done rather than to measure curvature, at few clusters; Newton's method needs about as many
-_CLUSTERS, _GROUPED_CLUSTERS = 128, 4  # at so many, measuring curvature costs about as much as the rest of a pass
+_CLUSTERS = 128  # at so many, measuring curvature costs about as much as the rest of a pass
 _SMOOTH = 32  # scores that range over so many epsilons are smooth enough to start at
 _ROUGH = 0.02  # the error at which a level of epsilon is left
 _MOST_LEVELS = 40
@@ -105,8 +105,7 @@ class _Climb:
         """Plain rounds while few more of them are needed, by the rate of the last; which problems that leaves open."""
         xp = self.problem.ops.xp
         inside = self.count < self.max_iter
-        few = _CLUSTERS if self.problem.groups is None else _GROUPED_CLUSTERS
-        patience = _PATIENT * (1 + self.problem.n_clusters / few)
+        patience = _PATIENT * (1 + self.problem.n_clusters / _CLUSTERS)  # the same for a group as for a problem alone
         before = self.never
         slow = self.count < 0
         while self.problem.ops.facts([xp.any(inside)])[0]:
