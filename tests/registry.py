@@ -20,6 +20,7 @@ class Row:
         entropic: Has a plan exp((scores + f + g) / epsilon).
         balances: Its plan meets the masses of the clusters, to its tolerance.
         tolerance: That tolerance; None if it does a fixed number of rounds.
+        accelerated: Goes there by other steps than rounds.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Row:
     entropic: bool = True
     balances: bool = False
     tolerance: float | None = None
+    accelerated: bool = False
 
 
 def _scheduled(epsilon: float) -> otc.LogSinkhorn:
@@ -36,9 +38,9 @@ def _scheduled(epsilon: float) -> otc.LogSinkhorn:
 ROWS = [
     Row("SinkhornKnopp, 3 rounds", lambda epsilon: otc.SinkhornKnopp(epsilon=epsilon)),
     Row("SinkhornKnopp, to 1e-4", lambda epsilon: otc.SinkhornKnopp(epsilon, 5000, 1e-4), balances=True, tolerance=1e-4),
-    Row("LogSinkhorn", lambda epsilon: otc.LogSinkhorn(epsilon, 1000, 1e-5), balances=True, tolerance=1e-5),
-    Row("LogSinkhorn, its default", lambda epsilon: otc.LogSinkhorn(epsilon), balances=True, tolerance=1e-6),
-    Row("LogSinkhorn, scheduled", _scheduled, balances=True, tolerance=1e-5),
+    Row("LogSinkhorn", lambda epsilon: otc.LogSinkhorn(epsilon, 1000, 1e-5), balances=True, tolerance=1e-5, accelerated=True),
+    Row("LogSinkhorn, its default", lambda epsilon: otc.LogSinkhorn(epsilon), balances=True, tolerance=1e-6, accelerated=True),
+    Row("LogSinkhorn, scheduled", _scheduled, balances=True, tolerance=1e-5, accelerated=True),
     Row("Nearest", lambda epsilon: otc.Nearest(), entropic=False),
 ]
 
