@@ -38,7 +38,9 @@ def test_shared_mass_is_that_of_the_plan_and_columns_are_those_of_the_plain_pass
     problem, g = problem_of(kind, lay)
     columns, lost, shared = (to_numpy(each) for each in curvature.columns_and_shared_mass(problem, lay(g), EPSILON))
     plain = passes.plan_columns(problem, lay(g), EPSILON)
-    np.testing.assert_array_equal(columns, to_numpy(plain[0]))
+    np.testing.assert_allclose(
+        columns, to_numpy(plain[0]), rtol=1e-13
+    )  # the plain pass may be compiled, with sums in another order
     np.testing.assert_array_equal(lost, 0)
     plan, mass = to_numpy(passes.plan(problem, lay(g), EPSILON)), to_numpy(problem.weights)
     with np.errstate(invalid="ignore"):

@@ -244,29 +244,6 @@ def test_tensors_that_require_grad_are_solved_without_recording():
     assert not otc.sinkhorn_knopp(scores).plan().requires_grad
 
 
-@pytest.mark.parametrize("solver", [otc.SinkhornKnopp(), otc.LogSinkhorn(max_iter=4, tol=None), otc.Nearest()], ids=repr)
-@pytest.mark.parametrize("kind", ["dense", "points", "masses", "groups", "half"])
-def test_fixed_rounds_compile_as_one_graph(kind, solver):
-    x, centroids = torch.randn(12, 5), torch.randn(3, 5)
-    inputs = {"half": torch.rand(12, 3).half()}.get(kind, torch.rand(12, 3))
-    masses = {
-        "masses": {"sample_mass": torch.rand(12) + 0.5, "cluster_share": torch.rand(3) + 0.5},
-        "groups": {"groups": torch.arange(12) % 2, "n_groups": 2},
-    }.get(kind, {})
-
-    def ask(scores):
-        source = otc.PointScores(x, centroids, metric="cosine") if kind == "points" else scores
-        assignment = otc.solve(otc.Problem(source, **masses, check_values=False), solver)
-        return (
-            assignment.plan(), assignment.labels(), assignment.cluster_sizes(), assignment.marginal_error,
-            *assignment.potentials,
-        )  # fmt: skip
-
-    torch.compiler.reset()
-    for traced, plain in zip(torch.compile(ask, fullgraph=True, backend="aot_eager")(inputs), ask(inputs), strict=True):
-        torch.testing.assert_close(traced, plain, rtol=0, atol=16 * torch.finfo(torch.float32).eps)
-
-
 def test_autocast_changes_nothing():
     scores = torch.rand(32, 5)
     plain = otc.sinkhorn_knopp(scores).plan()
