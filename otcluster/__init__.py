@@ -7,8 +7,9 @@ from typing import Any
 from otcluster.assignment import Assignment, Status
 from otcluster.problem import InfeasibleError, Problem
 from otcluster.scores import DenseScores, PointScores
-from otcluster.solve import log_sinkhorn, nearest, sinkhorn_knopp, solve
+from otcluster.solve import exact_balanced, log_sinkhorn, nearest, sinkhorn_knopp, solve
 from otcluster.solvers import (
+    ExactBalanced,
     ExponentialDecay,
     LogSinkhorn,
     Nearest,
@@ -27,6 +28,7 @@ __all__ = [
     "Assignment",
     "CentroidStore",
     "DenseScores",
+    "ExactBalanced",
     "ExponentialDecay",
     "InfeasibleError",
     "LogSinkhorn",
@@ -39,6 +41,7 @@ __all__ = [
     "SinkhornKnopp",
     "Solver",
     "Status",
+    "exact_balanced",
     "log_sinkhorn",
     "nearest",
     "sinkhorn_knopp",

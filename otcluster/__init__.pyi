@@ -4,10 +4,12 @@ from otcluster.problem import InfeasibleError as InfeasibleError
 from otcluster.problem import Problem as Problem
 from otcluster.scores import DenseScores as DenseScores
 from otcluster.scores import PointScores as PointScores
+from otcluster.solve import exact_balanced as exact_balanced
 from otcluster.solve import log_sinkhorn as log_sinkhorn
 from otcluster.solve import nearest as nearest
 from otcluster.solve import sinkhorn_knopp as sinkhorn_knopp
 from otcluster.solve import solve as solve
+from otcluster.solvers import ExactBalanced as ExactBalanced
 from otcluster.solvers import ExponentialDecay as ExponentialDecay
 from otcluster.solvers import LogSinkhorn as LogSinkhorn
 from otcluster.solvers import Nearest as Nearest

@@ -8,6 +8,7 @@ from typing import Any
 
 from otcluster import passes
 from otcluster._ops.generic import Array
+from otcluster.balancing.problems import rounded_labels
 from otcluster.feasibility import is_infeasible
 from otcluster.problem import Problem
 
@@ -74,6 +75,26 @@ class Assignment(ABC):
             int64, (..., n); within the group, when grouped. -1 for a sample of no mass that may join no cluster. The
             clusters are *not* of equal size in general, however well the plan is balanced.
         """
+
+    def balanced_labels(self) -> Array:
+        """Labels of which each cluster has as many as its mass asks for: the plan, rounded to whole samples.
+
+        The masses are rounded by largest remainder. Of all labels with these sizes that respect forbidden pairs, they are those
+        with the largest sum of scores, which are the likeliest under the plan of an entropic solver too. Samples of no
+        mass take no place: each has its best cluster, or -1 where it may join none. Prefer :meth:`labels` where each sample
+        should have its likeliest cluster, whatever the sizes.
+
+        Returns:
+            int64, (..., n); within the group, when grouped.
+
+        Raises:
+            ValueError: Samples differ in mass (other than none).
+            InfeasibleError: Forbidden pairs leave no labels with these sizes.
+            RuntimeError: An input was changed in place since.
+        """
+        self.problem.check_unchanged()
+        with self.problem.ops.quiet():
+            return self._per_sample(rounded_labels(self.problem))
 
     @abstractmethod
     def plan(self) -> Array:
@@ -209,3 +230,32 @@ class HardAssignment(Assignment):
     def cluster_sizes(self) -> Array:
         with self.problem.ops.quiet():
             return self._per_cluster(passes.label_mass(self.problem, self._labels))
+
+
+class BalancedAssignment(HardAssignment):
+    """A hard answer whose clusters have the sizes asked for, with prices that prove that no other has more."""
+
+    def __init__(
+        self, problem: Problem, solver: Any, g: Array, labels: Array, best: Array, bounds: tuple[Array, Array], gap: Array
+    ) -> None:
+        super().__init__(problem, solver, g, labels, best)
+        self._bounds, self._gap = bounds, gap
+
+    @property
+    def dual_gap(self) -> Array:
+        """How far at most the sum of scores is from the largest one, one number per problem: relative to n x score range."""
+        return self._per_problem(self._gap)
+
+    @property
+    def marginal_error(self) -> Array:
+        """Distance of the sizes from the bounds asked for, as a share of the mass, one number per problem."""
+        problem, xp = self.problem, self.problem.ops.xp
+        with problem.ops.quiet():
+            mass = passes.label_mass(problem, self._labels)
+            low, high = (problem.ops.cast(bound, mass.dtype) for bound in self._bounds)
+            off = xp.sum(xp.clip(low - mass, 0, None) + xp.clip(mass - high, 0, None), axis=-1)
+            return self._per_problem(off / xp.where(problem.totals > 0, problem.totals, xp.ones_like(problem.totals)))
+
+    def balanced_labels(self) -> Array:
+        """The labels: their sizes are those asked for."""
+        return self.labels()

@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 
+import numpy as np
+
 from otcluster._ops import GenericOps, select
 from otcluster._ops.generic import Array
 
@@ -55,6 +57,14 @@ class Scores(Protocol):
 
     def tiles(self, groups: Array | None) -> Tile:
         """Start a pass: the function returned gives the scores of a range of batches and rows."""
+        ...
+
+    def part(self, problem: int, rows: Array | None) -> Scores:
+        """The scores of one problem (of a batch, or a group) with these rows of its samples, None for all."""
+        ...
+
+    def column(self, rows: Array, cluster: int) -> Array:
+        """The scores of some samples of a lone problem with one cluster."""
         ...
 
 
@@ -126,6 +136,14 @@ class DenseScores:
     def tiles(self, groups: Array | None) -> Tile:
         values = self.ops.xp.reshape(self.values, (-1, self.n_samples, self.n_clusters)) if self.n_samples else self.values
         return lambda batches, rows: values[batches, rows, :]
+
+    def part(self, problem: int, rows: Array | None) -> DenseScores:
+        # Of groups the rows say which, so they are given, and there is one batch.
+        values = self.values[np.unravel_index(problem, self.batch_shape)] if self.batch_shape else self.values
+        return DenseScores(values if rows is None else self.ops.xp.take(values, self.ops.asarray(rows), axis=0))
+
+    def column(self, rows: Array, cluster: int) -> Array:
+        return self.ops.xp.take(self.values[:, cluster], self.ops.asarray(rows))
 
 
 class PointScores:
@@ -255,6 +273,22 @@ class PointScores:
             return values[None, :, 0, :] if groups is not None else values
 
         return tile
+
+    def part(self, problem: int, rows: Array | None) -> PointScores:
+        def own(vectors: Array) -> Array:
+            if vectors.ndim == 2:
+                return vectors
+            return vectors[np.unravel_index(problem, tuple(vectors.shape[:-2]))]
+
+        x, wide = own(self.x), self.ops.wide
+        x = x if rows is None else self.ops.xp.take(x, self.ops.asarray(rows), axis=0)
+        # Widened, for products that differ with the shape of a tile to differ by little.
+        return PointScores(self.ops.cast(x, wide), self.ops.cast(own(self.centroids), wide), metric=self.metric)
+
+    def column(self, rows: Array, cluster: int) -> Array:
+        x = self.ops.xp.take(self.x, self.ops.asarray(rows), axis=0)
+        one = PointScores(x, self.centroids[cluster : cluster + 1, :], metric=self.metric)
+        return one.tiles(None)(slice(0, 1), slice(0, one.n_samples))[0, :, 0]
 
     def _compare(self, points: Array, centroids: Array, centre: Array | None) -> Array:
         xp = self.ops.xp

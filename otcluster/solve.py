@@ -6,9 +6,10 @@ from typing import Any
 
 from otcluster._ops.generic import Array
 from otcluster.assignment import Assignment
+from otcluster.balancing.sizes import Size
 from otcluster.problem import Problem
 from otcluster.scores import Scores
-from otcluster.solvers import LogSinkhorn, Nearest, SinkhornKnopp, Solver, start_potential
+from otcluster.solvers import ExactBalanced, LogSinkhorn, Nearest, SinkhornKnopp, Solver, start_potential
 
 
 def solve(problem: Problem, solver: Solver, *, start: Assignment | tuple[Array | None, Array] | None = None) -> Assignment:
@@ -128,3 +129,32 @@ def nearest(scores: Array | Scores, **masses: Any) -> Assignment:
     Source: Lloyd (1982).
     """
     return solve(Problem(scores, **masses), Nearest())
+
+
+def exact_balanced(scores: Array | Scores, *, size_min: Size = None, size_max: Size = None, **masses: Any) -> Assignment:
+    """Assign to clusters of exact sizes with the largest sum of scores: :func:`solve` with :class:`ExactBalanced`.
+
+    Prefer :func:`log_sinkhorn` for soft labels.
+
+    Args:
+        scores: Similarities, (..., n, k), larger is closer; or :class:`PointScores`.
+        size_min: Fewest samples of a cluster, one number or a tuple with one for each.
+        size_max: Most samples of a cluster. Without either the sizes are n / k, rounded down or up.
+        **masses: ``sample_mass``, ``cluster_mass``, ``cluster_share``, ``groups``, ``n_groups``, ``check_values`` of
+            :class:`Problem`.
+
+    Returns:
+        The assignment; its ``dual_gap`` proves it optimal.
+
+    Raises:
+        TypeError, ValueError: As :class:`Problem` and :class:`ExactBalanced` raise.
+        InfeasibleError: No assignment has the sizes.
+
+    Example:
+        >>> import numpy as np
+        >>> exact_balanced(np.array([[1.0, 0.0], [0.9, 0.8]])).labels()
+        array([0, 1])
+
+    Source: Ahuja, Magnanti & Orlin, "Network flows" (1993).
+    """
+    return solve(Problem(scores, **masses), ExactBalanced(size_min=size_min, size_max=size_max))

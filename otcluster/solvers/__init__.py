@@ -2,6 +2,7 @@
 
 from otcluster.solvers.acceleration import Acceleration, Newton, PlainRounds
 from otcluster.solvers.base import Solver
+from otcluster.solvers.exact_balanced import ExactBalanced
 from otcluster.solvers.log_sinkhorn import LogSinkhorn
 from otcluster.solvers.nearest import Nearest
 from otcluster.solvers.schedules import ExponentialDecay, Schedule
@@ -10,6 +11,7 @@ from otcluster.solvers.start import start_potential
 
 __all__ = [
     "Acceleration",
+    "ExactBalanced",
     "ExponentialDecay",
     "LogSinkhorn",
     "Nearest",

@@ -1,0 +1,85 @@
+"""Every problem of a batch, or every group, balanced on its own and put together again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from otcluster import passes
+from otcluster._ops.generic import Array
+from otcluster.balancing.exact import balance
+from otcluster.balancing.pairs import Ints
+from otcluster.balancing.sizes import Bools, counted, rounded_masses, samples_of
+from otcluster.checks import InfeasibleError
+from otcluster.problem import Problem
+
+
+class Balanced(NamedTuple):
+    """Labels that meet the sizes, in the library of the problem."""
+
+    labels: Array
+    """(batches, n), int64; -1 for a sample without mass that may join no cluster."""
+    g: Array
+    """Minus the prices, (n_problems, k), wide."""
+    best: Array
+    """The largest score + g of each sample, (batches, n)."""
+    gap: Array
+    """How far at most from the optimum, (n_problems,), wide."""
+
+
+def balance_all(problem: Problem, takes_place: Bools, low: Ints, high: Ints) -> Balanced:
+    """Assign the samples that take a place, ``low`` to ``high`` of each problem to each cluster; others to what is best for them.
+
+    Raises:
+        InfeasibleError: A problem cannot be solved; the message says which and why.
+    """
+    ops = problem.ops
+    labels = np.full(takes_place.shape, -1, dtype=np.int64)
+    best = np.full(takes_place.shape, -np.inf)
+    g, gap = np.full(low.shape, -np.inf), np.zeros(len(low))
+    for at, batch, rows in _problems(problem, takes_place):
+        try:
+            answer = balance(problem.scores.part(at, rows), low[at], high[at])
+        except InfeasibleError as error:
+            raise InfeasibleError(f"{error}{_place(problem, at)}") from None
+        place = slice(None) if rows is None else rows
+        labels[batch, place], best[batch, place] = answer.labels, answer.best
+        g[at], gap[at] = -answer.prices, answer.gap
+    wide = ops.asarray(g, dtype=ops.wide)
+    if not takes_place.all():
+        nearest = [np.asarray(ops.to_numpy(each)) for each in passes.nearest(problem, wide)]
+        labels, best = np.where(takes_place, labels, nearest[0]), np.where(takes_place, best, nearest[1])
+    return Balanced(ops.asarray(labels), wide, ops.asarray(best, dtype=problem.dtype), ops.asarray(gap, dtype=ops.wide))
+
+
+def rounded_labels(problem: Problem) -> Array:
+    """Of all labels with the masses of the clusters, rounded to whole samples, those with the largest sum of scores: (batches, n).
+
+    They are also the likeliest of such labels under any entropic plan of the problem, whatever its strength and potentials:
+    potentials add the same to all of them.
+    """
+    takes_place = counted(problem)
+    sizes = rounded_masses(problem, samples_of(problem, takes_place))
+    return balance_all(problem, takes_place, sizes, sizes).labels
+
+
+def _problems(problem: Problem, takes_place: Bools) -> Iterator[tuple[int, int, Ints | None]]:
+    """Each problem, its batch and its samples that take a place, None for all of the batch."""
+    if problem.groups is None:
+        for at in range(problem.n_problems):
+            yield at, at, None if takes_place[at].all() else np.flatnonzero(takes_place[at])
+        return
+    groups = np.asarray(problem.ops.to_numpy(problem.groups))
+    own = np.flatnonzero(takes_place[0])
+    own = own[np.argsort(groups[own], kind="stable")]
+    ends = np.searchsorted(groups[own], np.arange(problem.n_problems + 1))
+    for at in range(problem.n_problems):
+        yield at, 0, own[ends[at] : ends[at + 1]]
+
+
+def _place(problem: Problem, at: int) -> str:
+    if problem.n_groups is not None:
+        return f" (group {at}, samples counted within it)"
+    return f" (problem {at} of the batch)" if problem.problem_shape else ""
