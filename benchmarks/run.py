@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.timing import device, versions
 
 ROOT = Path(__file__).parent
-CASES = ("grouped", "dense", "converged")
+CASES = ("grouped", "dense", "converged", "exact")
 
 
 def main() -> None:

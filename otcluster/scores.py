@@ -139,7 +139,7 @@ class DenseScores:
 
     def part(self, problem: int, rows: Array | None) -> DenseScores:
         # Of groups the rows say which, so they are given, and there is one batch.
-        values = self.values[np.unravel_index(problem, self.batch_shape)] if self.batch_shape else self.values
+        values = self.values[_place(problem, self.batch_shape)] if self.batch_shape else self.values
         return DenseScores(values if rows is None else self.ops.xp.take(values, self.ops.asarray(rows), axis=0))
 
     def column(self, rows: Array, cluster: int) -> Array:
@@ -278,7 +278,7 @@ class PointScores:
         def own(vectors: Array) -> Array:
             if vectors.ndim == 2:
                 return vectors
-            return vectors[np.unravel_index(problem, tuple(vectors.shape[:-2]))]
+            return vectors[_place(problem, tuple(vectors.shape[:-2]))]
 
         x, wide = own(self.x), self.ops.wide
         x = x if rows is None else self.ops.xp.take(x, self.ops.asarray(rows), axis=0)
@@ -311,6 +311,11 @@ class PointScores:
         scaled = vectors / xp.where(largest == 0, xp.ones_like(largest), largest)
         length = xp.sqrt(xp.sum(scaled * scaled, axis=-1, keepdims=True))
         return scaled / xp.where(length == 0, xp.ones_like(length), length)
+
+
+def _place(problem: int, batch_shape: tuple[int, ...]) -> tuple[Any, ...]:
+    """The index of a problem in an array with leading batch dimensions."""
+    return (*(int(at) for at in np.unravel_index(problem, batch_shape)), ...)
 
 
 def _with_headroom(value: Array) -> Array:

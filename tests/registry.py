@@ -19,8 +19,10 @@ class Row:
         make: The solver at an entropic strength (ignored by solvers without one).
         entropic: Has a plan exp((scores + f + g) / epsilon).
         balances: Its plan meets the masses of the clusters, to its tolerance.
-        tolerance: That tolerance; None if it does a fixed number of rounds.
+        tolerance: That tolerance; None if it does a fixed number of rounds, or meets them exactly.
         accelerated: Goes there by other steps than rounds.
+        integral: Its plan is one of labels, and not the only one of its worth: answers are compared by what they are worth.
+        any_mass: Takes samples of any mass and clusters of any share; else samples count one and clusters share equally.
     """
 
     name: str
@@ -29,6 +31,8 @@ class Row:
     balances: bool = False
     tolerance: float | None = None
     accelerated: bool = False
+    integral: bool = False
+    any_mass: bool = True
 
 
 def _scheduled(epsilon: float) -> otc.LogSinkhorn:
@@ -42,8 +46,10 @@ ROWS = [
     Row("LogSinkhorn, its default", lambda epsilon: otc.LogSinkhorn(epsilon), balances=True, tolerance=1e-6, accelerated=True),
     Row("LogSinkhorn, scheduled", _scheduled, balances=True, tolerance=1e-5, accelerated=True),
     Row("Nearest", lambda epsilon: otc.Nearest(), entropic=False),
+    Row("ExactBalanced", lambda epsilon: otc.ExactBalanced(), entropic=False, balances=True, integral=True, any_mass=False),
 ]
 
 every_solver = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 entropic_solvers = pytest.mark.parametrize("row", [row for row in ROWS if row.entropic], ids=lambda row: row.name)
 balancing_solvers = pytest.mark.parametrize("row", [row for row in ROWS if row.balances], ids=lambda row: row.name)
+mass_solvers = pytest.mark.parametrize("row", [row for row in ROWS if row.any_mass], ids=lambda row: row.name)

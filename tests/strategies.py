@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 MAX_N, MAX_K = 64, 16
 
 
-def clustered_scores(n, k, *, d=64, n_true=None, spread=0.3, seed=0):
+def clustered_scores(n, k, *, d=64, n_true=None, spread=0.3, seed=0, dtype=np.float64):
     """*The* clustered scores of tests and benchmarks: cosines of clustered unit vectors to k random members.
 
     ``n`` unit vectors in ``d`` dimensions lie around ``n_true`` (default 2 k) random directions, with Gaussian noise of
     norm about ``spread``. Direction r is drawn with a probability proportional to 1 / (r + 1), as Zipf's law has it. The
-    clusters are ``k`` of the vectors, drawn without repetition where there are enough.
+    clusters are ``k`` of the vectors, drawn without repetition where there are enough. In another ``dtype`` than float64 the
+    cosines are those of the rounded vectors, formed a few rows at a time.
     """
     rng = np.random.default_rng(seed)
     n_true = n_true or 2 * k
@@ -27,7 +28,14 @@ def clustered_scores(n, k, *, d=64, n_true=None, spread=0.3, seed=0):
     centres /= np.linalg.norm(centres, axis=1, keepdims=True)
     x = centres[rng.choice(n_true, size=n, p=share / share.sum())] + spread / np.sqrt(d) * rng.standard_normal((n, d))
     x /= np.linalg.norm(x, axis=1, keepdims=True)
-    return x @ x[rng.choice(n, size=k, replace=n < k)].T
+    clusters = x[rng.choice(n, size=k, replace=n < k)].T
+    if dtype == np.float64:
+        return x @ clusters
+    x, clusters = x.astype(dtype), clusters.astype(dtype)
+    scores = np.empty((n, k), dtype=dtype)
+    for start in range(0, n, 10_000):
+        np.matmul(x[start : start + 10_000], clusters, out=scores[start : start + 10_000])
+    return scores
 
 
 def _read_only(array):
@@ -109,7 +117,7 @@ def cases(draw, *, max_n=MAX_N, max_k=MAX_K, min_n=1, masses=True, dtypes=tuple(
 
 
 @st.composite
-def grouped_cases(draw):
+def grouped_cases(draw, masses=True):
     """Grouped problems with empty groups and groups of one sample."""
     n_groups = draw(st.integers(1, 6))
     sizes = draw(st.lists(st.integers(0, 10), min_size=n_groups, max_size=n_groups))
@@ -117,12 +125,12 @@ def grouped_cases(draw):
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     groups = rng.permutation(np.repeat(np.arange(n_groups), sizes))
     scores = rng.uniform(-1, 1, (len(groups), k))
-    masses = {"groups": groups, "n_groups": n_groups}
-    if draw(st.booleans()):
-        masses["sample_mass"] = rng.uniform(0.5, 2, len(groups))
-    if draw(st.booleans()):
-        masses["cluster_share"] = rng.uniform(0.5, 2, (n_groups, k))
-    return Case(scores, masses, draw(st.sampled_from(list(LIBRARIES))), draw(st.sampled_from(list(DTYPES))))
+    given = {"groups": groups, "n_groups": n_groups}
+    if masses and draw(st.booleans()):
+        given["sample_mass"] = rng.uniform(0.5, 2, len(groups))
+    if masses and draw(st.booleans()):
+        given["cluster_share"] = rng.uniform(0.5, 2, (n_groups, k))
+    return Case(scores, given, draw(st.sampled_from(list(LIBRARIES))), draw(st.sampled_from(list(DTYPES))))
 
 
 @st.composite

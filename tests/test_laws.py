@@ -14,7 +14,7 @@ import otcluster as otc
 from otcluster import passes
 from otcluster.assignment import EntropicAssignment
 from tests import laws
-from tests.registry import Row, balancing_solvers, entropic_solvers, every_solver
+from tests.registry import Row, balancing_solvers, entropic_solvers, every_solver, mass_solvers
 from tests.strategies import Case, cases, clustered_scores, grouped_cases, planted, to_numpy
 
 
@@ -22,7 +22,14 @@ from tests.strategies import Case, cases, clustered_scores, grouped_cases, plant
 @pytest.mark.parametrize("law", laws.GENERAL, ids=lambda law: law.__name__)
 @given(data=st.data())
 def test_law(law, row, data):
-    law(row, data.draw(cases()))
+    law(row, data.draw(cases(masses=row.any_mass)))
+
+
+@mass_solvers
+@pytest.mark.parametrize("law", laws.MASSES, ids=lambda law: law.__name__)
+@given(case=cases())
+def test_law_of_solvers_that_take_any_mass(law, row, case):
+    law(row, case)
 
 
 @entropic_solvers
@@ -34,16 +41,16 @@ def test_law_of_entropic_solvers(law, row, case):
 
 @balancing_solvers
 @pytest.mark.parametrize("law", laws.BALANCING, ids=lambda law: law.__name__)
-@given(case=cases())
-def test_law_of_balancing_solvers(law, row, case):
-    law(row, case)
+@given(data=st.data())
+def test_law_of_balancing_solvers(law, row, data):
+    law(row, data.draw(cases(masses=row.any_mass)))
 
 
 @every_solver
 @pytest.mark.parametrize("law", laws.GROUPED, ids=lambda law: law.__name__)
-@given(case=grouped_cases())
-def test_law_of_groups(law, row, case):
-    law(row, case)
+@given(data=st.data())
+def test_law_of_groups(law, row, data):
+    law(row, data.draw(grouped_cases(masses=row.any_mass)))
 
 
 @balancing_solvers
@@ -51,7 +58,7 @@ def test_law_of_groups(law, row, case):
 def test_small_epsilon_reaches_the_exact_answer(row, planted):
     case, labels = planted
     # Labels are right long before the masses are: the rate of plain rounds is 1 - exp(-margin / epsilon).
-    solver = replace(row.make(0.1), max_iter=500)
+    solver = row.make(0.1) if row.tolerance is None else replace(row.make(0.1), max_iter=500)
     assignment = otc.solve(otc.Problem(case.laid()[0]), solver)
     rows, columns = linear_sum_assignment(-np.repeat(case.scores, len(labels) // case.scores.shape[1], axis=1))
     exact = columns[np.argsort(rows)] // (len(labels) // case.scores.shape[1])
@@ -141,7 +148,9 @@ _FAULTS = {
 }
 
 
-@pytest.mark.parametrize("law", [*laws.GENERAL, *laws.ENTROPIC, *laws.BALANCING, *laws.GROUPED], ids=lambda law: law.__name__)
+@pytest.mark.parametrize(
+    "law", [*laws.GENERAL, *laws.MASSES, *laws.ENTROPIC, *laws.BALANCING, *laws.GROUPED], ids=lambda law: law.__name__
+)
 def test_law_is_red_for_a_solver_that_breaks_it(law):
     fault = _FAULTS[law.__name__]  # "honest" breaks its law too: its epsilon does not follow the scores
     scores = clustered_scores(30, 5, d=8, seed=1)

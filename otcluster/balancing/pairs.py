@@ -1,14 +1,14 @@
 """Readings of the scores of one problem for the pairs that matter: those by which samples may have to change clusters.
 
-With k prices near the right ones nearly every sample stays in its best cluster, so of n x k scores a few n are of interest: each
-sample's own, those nearly as good, and for each two clusters the sample that changes most easily from one to the other, so that
+With k prices near the right ones nearly every sample stays in its best cluster, so of n x k scores a few n are of interest:
+each sample's own, those nearly as good, and for each two clusters the sample that changes most easily from one to the other, so that
 no way between clusters is overlooked, however far. Tiles are widened to float64; results are NumPy arrays.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 _MOST_ELEMENTS = 1 << 22
+_TILE_ELEMENTS = 1 << 15
 _LOWEST = -1e300
 
 
@@ -95,6 +96,24 @@ def best_values(scores: Scores, prices: Floats) -> tuple[Floats, float, float]:
     return best, least, greatest
 
 
+def best_labels(scores: Scores, prices: Floats) -> tuple[Ints, Floats]:
+    """The best cluster of each sample, -1 where it may join none, and what it is worth: (n,) both."""
+    labels, best = np.empty(scores.n_samples, dtype=np.int64), np.empty(scores.n_samples)
+    for rows, _, shifted in _tiles(scores, prices):
+        labels[rows] = _host(scores, scores.ops.argmax(shifted))
+        best[rows] = _host(scores, scores.ops.row_max(shifted))
+    labels[best == -np.inf] = -1
+    return labels, best
+
+
+def read_rows(scores: Scores, rows: Ints) -> Floats:
+    """All scores of some samples, (rows, k)."""
+    if not len(rows):
+        return np.empty((0, scores.n_clusters))
+    parts = [_host(scores, values) for _, values, _ in _tiles(scores.part(0, rows), np.zeros(scores.n_clusters))]
+    return np.concatenate(parts).astype(np.float64)
+
+
 def read_table(scores: Scores) -> npt.NDArray[np.float32]:
     """All scores, less the largest of each row, (n, k)."""
     table = np.empty((scores.n_samples, scores.n_clusters), dtype=np.float32)
@@ -108,11 +127,11 @@ def sorted_by_choice(scores: Scores, prices: Floats) -> Ints:
     """The samples by best cluster, the next best, and by how much it is worse."""
     ops, xp = scores.ops, scores.ops.xp
     n, k = scores.n_samples, scores.n_clusters
+    columns, lowest = ops.arange(k)[None, :], ops.full((), -np.inf, ops.wide)
     first, second, margin = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64), np.zeros(n)
     for rows, _, shifted in _tiles(scores, prices):
         label = ops.argmax(shifted)
-        own = label[:, None] == ops.arange(k)[None, :]
-        others = xp.where(own, xp.full_like(shifted, -np.inf), shifted)
+        others = xp.where(label[:, None] == columns, lowest, shifted)
         best, next_best = _host(scores, ops.row_max(shifted)), _host(scores, ops.row_max(others))
         first[rows], second[rows] = _host(scores, label), _host(scores, ops.argmax(others))
         margin[rows] = np.where(next_best > -np.inf, best, 0.0) - next_best
@@ -122,7 +141,10 @@ def sorted_by_choice(scores: Scores, prices: Floats) -> Ints:
 def _tiles(scores: Scores, prices: Floats, at_least: int = 1) -> Iterator[tuple[slice, Array, Array]]:
     """The scores in tiles (rows, k), widened, and less the prices."""
     ops = scores.ops
-    size = max(scores.tile_shape(None)[1], at_least, 1)
+    size = scores.tile_shape(None)[1]
+    if ops.eager_checks:  # on the host small temporaries are used again, large ones are fetched anew each time
+        size = min(size, _TILE_ELEMENTS // scores.n_clusters)
+    size = max(size, at_least, 1)
     tile = scores.tiles(None)
     g = ops.asarray(-prices, dtype=ops.wide)
     for first in range(0, scores.n_samples, size):
@@ -131,5 +153,5 @@ def _tiles(scores: Scores, prices: Floats, at_least: int = 1) -> Iterator[tuple[
         yield rows, values, values + g
 
 
-def _host(scores: Scores, array: Array) -> npt.NDArray[np.generic]:
+def _host(scores: Scores, array: Array) -> npt.NDArray[Any]:
     return np.asarray(scores.ops.to_numpy(array))

@@ -1,15 +1,17 @@
 """Shortest augmenting paths between clusters: from nearly the right sizes to exactly the right ones, at no loss.
 
-The nodes are the k clusters and a *hub* that stands for the freedom between a smallest and a largest size. An edge from cluster
-a to cluster b is the sample of a that loses least by moving to b, and its length is that loss; from a cluster to the hub it is
-one place more, from the hub to a cluster one place less, at no loss. With prices under which every sample is in its best cluster, all
-lengths are at least the differences of the prices, so shortest paths are found with lengths that are not negative. Moving one sample along each edge
-of a shortest path keeps every sample in its best cluster under the new prices: what is reached in the end is optimal.
+The nodes are the k clusters and a *hub* that stands for the freedom between a smallest and a largest size. An edge from one
+cluster to another is the sample of the first that loses least by moving to the second, and its length is that loss; from a
+cluster to the hub it is one place more, from the hub to a cluster one place less, at no loss. Under prices that leave every
+sample in its best cluster no length is less than the difference of the prices at its ends, so shortest paths are found over
+lengths that are not negative. Moving one sample along each edge of a shortest path leaves every sample in its best cluster under
+the new prices: what is reached in the end is optimal.
 """
 
 from __future__ import annotations
 
 from heapq import heappop, heappush
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -91,10 +93,10 @@ class Paths:
         self.length[at * size + self.k] = np.where(self.places < self.high, 0.0, np.inf)
         self.length[self.k * size + at] = np.where(self.places > self.low, 0.0, np.inf)
         # Views give Python numbers, many times faster than arrays do.
-        self._label, self._start, self._own = memoryview(self.labels), memoryview(entries.start), memoryview(self.own)
-        self._column, self._score = memoryview(entries.columns), memoryview(entries.scores)
-        self._edge, self._loss, self._row = map(memoryview, (self.queue_edge, self.queue_loss, self.queue_row))
-        self._length, self._head, self._place = map(memoryview, (self.length, self.head, self.place))
+        self._label, self._start, self._own = _view(self.labels), _view(entries.start), _view(self.own)
+        self._column, self._score = _view(entries.columns), _view(entries.scores)
+        self._edge, self._loss, self._row = _view(self.queue_edge), _view(self.queue_loss), _view(self.queue_row)
+        self._length, self._head, self._place = _view(self.length), _view(self.head), _view(self.place)
 
     def run(self) -> bool:
         """Move samples until the sizes are met, or no cluster with room can be reached.
@@ -140,9 +142,12 @@ class Paths:
         """Shortest distance of each node from any source, with the node before it and the source."""
         if self.stale:
             self.edges = np.flatnonzero(self.length < np.inf)
-            self.tail, self.tip = np.divmod(self.edges, self.size)
-            ends = np.append(0, np.cumsum(np.bincount(self.tail, minlength=self.size)))
-            self.graph = csr_array((np.zeros(len(self.edges)), self.tip.astype(np.int32), ends.astype(np.int32)), shape=(self.size, self.size))
+            ends = np.searchsorted(self.edges, self.size * np.arange(self.size + 1))
+            self.tail = np.repeat(np.arange(self.size), np.diff(ends))
+            self.tip = self.edges - self.size * self.tail
+            self.graph = csr_array(
+                (np.zeros(len(self.edges)), self.tip.astype(np.int32), ends.astype(np.int32)), shape=(self.size, self.size)
+            )
             self.stale = False
         # Rounding leaves edges that should be of no length a little negative; clipped, no cycle is.
         self.graph.data[:] = np.maximum(self.length[self.edges] - self.prices[self.tail] + self.prices[self.tip], 0.0)
@@ -236,6 +241,10 @@ class Paths:
             self.length[edge], self.head[edge] = found[0]
         else:
             self.length[edge], self.head[edge] = np.inf, _HUB
+
+
+def _view(array: Any) -> Any:
+    return memoryview(array)
 
 
 def _named(clusters: npt.NDArray[np.bool_]) -> str:

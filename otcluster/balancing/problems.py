@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from otcluster import passes
 from otcluster._ops.generic import Array
 from otcluster.balancing.exact import balance
 from otcluster.balancing.pairs import Ints
+from otcluster.balancing.rounding import near_balance
 from otcluster.balancing.sizes import Bools, counted, rounded_masses, samples_of
 from otcluster.checks import InfeasibleError
 from otcluster.problem import Problem
@@ -30,7 +32,7 @@ class Balanced(NamedTuple):
 
 
 def balance_all(problem: Problem, takes_place: Bools, low: Ints, high: Ints) -> Balanced:
-    """Assign the samples that take a place, ``low`` to ``high`` of each problem to each cluster; others to what is best for them.
+    """Assign the samples that take a place, ``low`` to ``high`` to each cluster, and others to what is best for them.
 
     Raises:
         InfeasibleError: A problem cannot be solved; the message says which and why.
@@ -40,10 +42,8 @@ def balance_all(problem: Problem, takes_place: Bools, low: Ints, high: Ints) -> 
     best = np.full(takes_place.shape, -np.inf)
     g, gap = np.full(low.shape, -np.inf), np.zeros(len(low))
     for at, batch, rows in _problems(problem, takes_place):
-        try:
+        with _placed(problem, at):
             answer = balance(problem.scores.part(at, rows), low[at], high[at])
-        except InfeasibleError as error:
-            raise InfeasibleError(f"{error}{_place(problem, at)}") from None
         place = slice(None) if rows is None else rows
         labels[batch, place], best[batch, place] = answer.labels, answer.best
         g[at], gap[at] = -answer.prices, answer.gap
@@ -54,15 +54,38 @@ def balance_all(problem: Problem, takes_place: Bools, low: Ints, high: Ints) -> 
     return Balanced(ops.asarray(labels), wide, ops.asarray(best, dtype=problem.dtype), ops.asarray(gap, dtype=ops.wide))
 
 
-def rounded_labels(problem: Problem) -> Array:
-    """Of all labels with the masses of the clusters, rounded to whole samples, those with the largest sum of scores: (batches, n).
+def rounded_labels(problem: Problem, g: Array, epsilon: float | None) -> Array:
+    """Labels near those with the largest sum of scores among all with the masses of the clusters, rounded: (batches, n).
 
-    They are also the likeliest of such labels under any entropic plan of the problem, whatever its strength and potentials:
-    potentials add the same to all of them.
+    Those are the likeliest such labels under an entropic plan, whatever its potentials: they add the same to all of them.
+
+    Args:
+        problem: Of any masses that are equal for all samples.
+        g: The potentials of an answer, (n_problems, k).
+        epsilon: Its strength; None for a hard answer.
     """
     takes_place = counted(problem)
     sizes = rounded_masses(problem, samples_of(problem, takes_place))
-    return balance_all(problem, takes_place, sizes, sizes).labels
+    labels = np.full(takes_place.shape, -1, dtype=np.int64)
+    prices = -np.asarray(problem.ops.to_numpy(g), dtype=np.float64)
+    prices = np.where(np.isfinite(prices), prices, 0.0)
+    for at, batch, rows in _problems(problem, takes_place):
+        start = None if epsilon is None else prices[at]
+        with _placed(problem, at):
+            found = near_balance(problem.scores.part(at, rows), sizes[at], start, epsilon or 0.0)
+        labels[batch, slice(None) if rows is None else rows] = found
+    if not takes_place.all():
+        labels = np.where(takes_place, labels, problem.ops.to_numpy(passes.nearest(problem, g)[0]))
+    return problem.ops.asarray(labels)
+
+
+@contextmanager
+def _placed(problem: Problem, at: int) -> Iterator[None]:
+    """Say of which problem an InfeasibleError speaks."""
+    try:
+        yield
+    except InfeasibleError as error:
+        raise InfeasibleError(f"{error}{_place(problem, at)}") from None
 
 
 def _problems(problem: Problem, takes_place: Bools) -> Iterator[tuple[int, int, Ints | None]]:

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from otcluster.balancing.pairs import Floats, Ints
+from otcluster.balancing.pairs import Ints
 from otcluster.problem import Problem
 
 Size: TypeAlias = int | tuple[int, ...] | None

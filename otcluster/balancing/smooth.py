@@ -1,7 +1,7 @@
 """Prices that nearly balance: Newton's method on a smoothed dual of a few samples, while the smoothing is taken away.
 
-The dual of balanced assignment is a function of the k prices alone, ``sum_i max_j (s_ij - p_j) + sum_j size_j p_j``. With a soft
-maximum of strength epsilon it is smooth, and Newton's method needs only a k x k matrix. From a large epsilon, halved again and
+The dual of balanced assignment is a function of the k prices alone, ``sum_i max_j (s_ij - p_j) + sum_j size_j p_j``. With a
+soft maximum of strength epsilon it is smooth, and Newton's method needs only a k x k matrix. From a large epsilon, halved again and
 again, a step or two each time are enough. A few samples suffice if they stand well for all; those that a first, random
 draw gives show which do: samples sorted by their best cluster, the one after it and how clear the choice is, taken at equal
 distances. Unlike a random draw, that has nearly the right number of samples on each side of every border.
@@ -18,8 +18,9 @@ from otcluster.scores import Scores
 
 _DRAWS = (8, 25, 100)
 """Samples of each draw, as multiples of the clusters."""
-_MOST_ELEMENTS = 1 << 27
-_STEPS = 8
+_MOST_ELEMENTS = 1 << 26
+_STEPS = 12
+_REACH = 64
 _SMALLEST = 4e-4
 """The last epsilon, as a share of the range of the scores."""
 _RIDGE = 1e-4
@@ -28,29 +29,38 @@ _UNTHREADED = 1 << 18
 Table = npt.NDArray[np.float32]
 
 
-def warm_prices(scores: Scores, low: Ints, high: Ints) -> tuple[Floats, float]:
+def warm_prices(
+    scores: Scores, low: Ints, high: Ints, *, start: tuple[Floats, float] | None = None, quick: bool = False
+) -> tuple[Floats, float]:
     """Find prices, (k,), under which the best clusters of the samples have nearly the right sizes.
+
+    Args:
+        scores: Of one problem, without batch dimensions or groups.
+        low: Fewest samples of each cluster.
+        high: Most samples.
+        start: Prices that nearly balance a soft assignment, and its epsilon.
+        quick: Leave away the last and largest draw.
 
     Returns:
         The prices, and by how much less than the best the pairs are worth that are of interest with them.
     """
     n, k = scores.n_samples, scores.n_clusters
-    prices = np.zeros(k)
-    epsilon = 0.0
-    rows = np.random.default_rng(0).permutation(n)
-    draws = [m for m in _DRAWS if 2 * m * k <= 3 * n and m * k * k <= _MOST_ELEMENTS] or [min(_DRAWS[0], max(n // k, 1))]
-    for at, times in enumerate(draws):
-        m = min(times * k, n)
-        if at:
-            rows = sorted_by_choice(scores, prices)
+    prices, epsilon = (np.zeros(k), 0.0) if start is None else start
+    draws = [min(m * k, n) for m in (_DRAWS[:-1] if quick else _DRAWS) if 3 * m * k <= 2 * n and m * k * k <= _MOST_ELEMENTS]
+    if start is not None:
+        draws = draws[1:]
+    for at, m in enumerate(draws or [min(_DRAWS[0] * k, n)]):
+        guided = at > 0 or start is not None
+        rows = sorted_by_choice(scores, prices) if guided else np.random.default_rng(0).permutation(n)
         picked = np.sort(rows[((np.arange(m) + 0.5) * (n / m)).astype(np.int64)])
-        dual = SmoothedDual(read_table(scores.part(0, picked)), low * (m / n), high * (m / n))
+        share = np.float64(m / n)
+        dual = SmoothedDual(read_table(scores.part(0, picked)), low.astype(np.float64) * share, high.astype(np.float64) * share)
         if not dual.spread:
             return prices, 0.0
         epsilon = epsilon or dual.spread / 4
         # Of a draw at random no more can be learnt than its own noise; of the last, what the path search leaves open is little.
-        enough = (0.4 if not at else 0.1) * np.sqrt(k * m) if at + 1 < len(draws) else 0.2 * k
-        prices, epsilon = dual.anneal(prices, epsilon, 0.02 if at else 0.1, enough)
+        enough = (0.1 if guided else 0.4) * np.sqrt(k * m) if at + 1 < len(draws) else 0.2 * k
+        prices, epsilon = dual.anneal(prices, epsilon, 0.02 if guided else 0.1, enough)
     return prices, dual.window(prices)
 
 
@@ -69,15 +79,31 @@ class SmoothedDual:
         self.table, self.low, self.high = table, low, high
         self.m, self.k = table.shape
         finite = table[np.isfinite(table)]
+        self.room = [np.empty_like(table), np.empty_like(table)]
         self.spread = -float(finite.min()) if finite.size else 0.0
 
     def anneal(self, prices: Floats, epsilon: float, tol: float, enough: float) -> tuple[Floats, float]:
-        """Minimise at ``epsilon``, half of it and so on, until at most ``enough`` samples are in the wrong cluster."""
+        """Minimise at ``epsilon``, half of it and so on, until at most ``enough`` samples are in the wrong cluster.
+
+        Ends before that where Newton's method no longer follows, or where halving no longer helps.
+
+        Returns:
+            The prices, and the last epsilon that helped.
+        """
         while True:
-            prices = self._minimise(prices, epsilon, tol)
-            if self._misplaced(prices) <= enough or epsilon < _SMALLEST * self.spread:
-                return prices, epsilon
-            epsilon /= 2
+            found, follows = self._minimise(prices, epsilon, tol)
+            if follows or epsilon >= self.spread / 4:
+                break
+            # Too small to begin with: the slopes between distant clusters are nothing to go by.
+            epsilon *= 4
+        prices, wrong = found, self._misplaced(found)
+        while wrong > enough and epsilon >= _SMALLEST * self.spread:
+            found, follows = self._minimise(prices, epsilon / 2, tol)
+            now = self._misplaced(found)
+            if not follows or now > 0.98 * wrong:
+                break
+            prices, wrong, epsilon = found, now, epsilon / 2
+        return prices, epsilon
 
     def window(self, prices: Floats) -> float:
         """A margin below which some samples, _NEARBY of one on average, have other clusters than their best."""
@@ -87,42 +113,47 @@ class SmoothedDual:
         found = float(np.partition(margin, at)[at])
         return found if np.isfinite(found) else self.spread
 
-    def _minimise(self, prices: Floats, epsilon: float, tol: float) -> Floats:
+    def _minimise(self, prices: Floats, epsilon: float, tol: float) -> tuple[Floats, bool]:
+        """The minimum at ``epsilon``, and whether it was found."""
         value, gradient, soft = self._at(prices, epsilon)
-        for _ in range(_STEPS):
-            if np.abs(gradient).sum() <= tol * self.m:
-                break
+        for taken in range(_STEPS):
+            if taken and np.abs(gradient).sum() <= tol * self.m:
+                return prices, True
             step = self._newton_step(prices, gradient, soft, epsilon)
-            slope, length = float(gradient @ step), 1.0
+            # A soft assignment knows nothing of prices many epsilons away.
+            slope, length = float(gradient @ step), min(1.0, _REACH * epsilon / float(np.abs(step).max()))
             while True:
                 ahead = self._at(prices + length * step, epsilon)
-                if ahead[0] <= value + 1e-4 * length * slope or length < 0.01:
+                if ahead[0] <= value + 1e-4 * length * slope or length < 1e-4:
                     break
-                length /= 2
+                length *= 0.4
             if not ahead[0] < value:
                 break
             prices = prices + length * step
             value, gradient, soft = ahead
-        return prices
+        return prices, bool(np.abs(gradient).sum() <= tol * self.m)
 
     def _at(self, prices: Floats, epsilon: float) -> tuple[float, Floats, Table]:
         """The value, its gradient and the soft assignment."""
         # Seven digits are enough for exponents, and exponentials of them take a fraction of the time.
-        soft = self.table - prices.astype(np.float32)
+        soft = np.subtract(self.table, prices.astype(np.float32), out=self.room[0])
+        self.room.reverse()  # what was found before is still asked for
         top = soft.max(axis=1)
         soft -= top[:, None]
         soft *= np.float32(1 / epsilon)
         np.exp(soft, out=soft)
         sums = soft.sum(axis=1)
         soft /= sums[:, None]
-        taken = (np.ones(self.m, dtype=np.float32) @ soft).astype(np.float64)
+        taken = soft.sum(axis=0).astype(np.float64)
         some = self.high - self.low
         value = float((epsilon * np.log(sums) + top).sum(dtype=np.float64))
         value += float((self.low * prices + some * epsilon * np.logaddexp(0.0, prices / epsilon)).sum())
         return value, self.low + some * _logistic(prices / epsilon) - taken, soft
 
     def _newton_step(self, prices: Floats, gradient: Floats, soft: Table, epsilon: float) -> Floats:
-        both = _gram(soft)
+        # A quarter of the last draw tells the curvature well enough.
+        step = max(1, self.m // (_DRAWS[1] * self.k))
+        both = step * _gram(soft[::step])
         share = _logistic(prices / epsilon)
         curve = np.diag(both.sum(axis=1) + (self.high - self.low) * share * (1 - share)) - both
         # Without a ridge a price that nothing depends on would be undetermined.
@@ -142,11 +173,11 @@ def _gram(soft: Table) -> Floats:
     if rows < 2:
         return (soft.T @ soft).astype(np.float64)
     # Products this small are not worth threads, and where cores are busy, waiting for a thread costs many times the product.
-    whole = soft[: m - m % rows].reshape(-1, rows, k)
-    both = np.matmul(whole.transpose(0, 2, 1), whole).sum(axis=0, dtype=np.float64)
-    rest = soft[m - m % rows :]
-    both += rest.T @ rest
-    return (both + both.T) / 2
+    both, part = np.zeros((k, k)), np.empty((k, k), dtype=np.float32)
+    for first in range(0, m, rows):
+        some = soft[first : first + rows]
+        both += np.matmul(some.T, some, out=part)
+    return both
 
 
 def _logistic(x: Floats) -> Floats:

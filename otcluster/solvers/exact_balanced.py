@@ -17,11 +17,11 @@ from otcluster.problem import Problem
 class ExactBalanced:
     """Assign each sample to one cluster, the sizes met exactly, with the largest sum of scores there is.
 
-    Each cluster holds n / k samples, rounded down or up, whichever is better. A ``cluster_mass`` of whole numbers asks for other
-    sizes; ``size_min`` and ``size_max`` give each cluster freedom between bounds. A ``cluster_share`` may close clusters (zero),
-    the others share equally; other shares must come to whole numbers of samples. Samples have mass one, or
-    none and then take no place. Prefer :class:`LogSinkhorn` for soft labels, on a GPU or for thousands of clusters: this works on
-    the host and holds a few arrays of k x k.
+    Each cluster holds n / k samples, rounded down or up, whichever is better. A ``cluster_mass`` of whole numbers asks for
+    other sizes; ``size_min`` and ``size_max`` give each cluster freedom between bounds. A ``cluster_share`` of zero closes a cluster,
+    and the others share equally; other shares must come to whole numbers of samples. Samples have mass one, or none and then
+    take no place. Prefer :class:`LogSinkhorn` for soft labels or for many thousands of clusters: this one computes on the host
+    wherever the scores are, and holds a few arrays of k x k.
 
     Args:
         size_min: Fewest samples of a cluster: a number for all, or a tuple with one for each. Alone, sizes are open above.
@@ -41,8 +41,8 @@ class ExactBalanced:
         >>> otc.solve(otc.Problem(scores), ExactBalanced(size_min=0, size_max=(1, 3))).labels()
         array([0, 1, 1])
 
-    Source: Successive shortest paths, Ahuja, Magnanti & Orlin, "Network flows" (1993), on the clusters alone; a smoothed dual for
-    the first prices, Cuturi & Peyré, "Semidual regularized optimal transport" (2018).
+    Source: Successive shortest paths, Ahuja, Magnanti & Orlin, "Network flows" (1993), here between clusters; the first prices
+    from a smoothed dual, Cuturi & Peyré, "Semidual regularized optimal transport" (2018).
     """
 
     size_min: Size = None

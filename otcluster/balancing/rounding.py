@@ -1,0 +1,70 @@
+"""A plan rounded to labels of exact sizes, in a few readings of the scores: near the best ones, without a proof.
+
+Prices are brought near the right ones on a few samples. Then the clusters that are too large give to those that are too small,
+at each step whoever loses least. Where the problem is small, or forbidden pairs leave no direct way, the exact method is used
+instead.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from otcluster.balancing.exact import balance
+from otcluster.balancing.pairs import Floats, Ints, best_labels, read_rows
+from otcluster.balancing.smooth import warm_prices
+from otcluster.scores import Scores
+
+_FEW = 1 << 16
+_ROUNDS = 50
+
+
+def near_balance(scores: Scores, sizes: Ints, prices: Floats | None, epsilon: float) -> Ints:
+    """Labels of one problem, (n,), each cluster with exactly its size.
+
+    Args:
+        scores: Of one problem, without batch dimensions or groups.
+        sizes: Samples of each cluster, (k,); they sum to the number of samples.
+        prices: Where to start from: minus the potentials of an entropic answer.
+        epsilon: The strength of that answer.
+
+    Raises:
+        InfeasibleError: There are no such labels.
+    """
+    n, k = scores.n_samples, scores.n_clusters
+    if n * k <= _FEW:
+        return balance(scores, sizes, sizes).labels
+    start = None if prices is None else (prices, epsilon)
+    prices, _ = warm_prices(scores, sizes, sizes, start=start, quick=True)
+    prices = np.where(sizes > 0, prices, np.inf)
+    labels, best = best_labels(scores, prices)
+    for _ in range(_ROUNDS):
+        spare = np.bincount(labels[labels >= 0], minlength=k) - sizes
+        if not spare.any():
+            return labels
+        _give(scores, prices, labels, best, spare)
+    return balance(scores, sizes, sizes).labels
+
+
+def _give(scores: Scores, prices: Floats, labels: Ints, best: Floats, spare: Ints) -> None:
+    """Move samples from clusters with some to spare to their best ones of those that lack some, who loses least first."""
+    lacking = np.flatnonzero(spare < 0)
+    rows = np.flatnonzero(spare[labels] > 0)
+    worth = read_rows(scores, rows)[:, lacking] - prices[lacking]
+    which = worth.argmax(axis=1)
+    loss = best[rows] - worth[np.arange(len(rows)), which]
+    order = np.argsort(loss, kind="stable")
+    order = order[loss[order] < np.inf]
+    into, out = lacking[which[order]], labels[rows[order]]
+    # Of each giving cluster the first few, of each taking one the first few of those.
+    kept = _first_of_each(out, np.maximum(spare, 0))
+    order, into = order[kept], into[kept]
+    kept = _first_of_each(into, np.maximum(-spare, 0))
+    labels[rows[order[kept]]] = into[kept]
+
+
+def _first_of_each(keys: Ints, limits: Ints) -> Ints:
+    """Indices, ascending, of the first ``limits[key]`` elements of each key."""
+    order = np.argsort(keys, kind="stable")
+    sorted_keys = keys[order]
+    rank = np.arange(len(keys)) - np.searchsorted(sorted_keys, sorted_keys)
+    return np.sort(order[rank < limits[sorted_keys]])
