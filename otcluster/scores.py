@@ -143,7 +143,7 @@ class DenseScores:
         return DenseScores(values if rows is None else self.ops.xp.take(values, self.ops.asarray(rows), axis=0))
 
     def column(self, rows: Array, cluster: int) -> Array:
-        return self.ops.xp.take(self.values[:, cluster], self.ops.asarray(rows))
+        return self.ops.picked(self.values, self.ops.asarray(rows), cluster)
 
 
 class PointScores:

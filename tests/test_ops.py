@@ -52,6 +52,10 @@ def test_reductions(library, values):
     np.testing.assert_array_equal(to_numpy(ops.row_max(lay(values))), values.max(-1))
     np.testing.assert_array_equal(to_numpy(ops.column_max(lay(values))), values.max(-2))
     np.testing.assert_array_equal(to_numpy(ops.argmax(lay(values))), values.argmax(-1))
+    rows = np.arange(values.shape[1])[::-2]
+    for form, own in ((ops, lay), (GenericOps(array_api_strict, STRICT(values).device), STRICT)):
+        picked = to_numpy(form.picked(own(values[0]), own(rows.copy()), values.shape[2] - 1))
+        np.testing.assert_array_equal(picked, values[0, rows, -1])
     np.testing.assert_allclose(to_numpy(ops.row_sum(lay(finite))), finite.sum(-1), atol=1e-13)
     np.testing.assert_allclose(to_numpy(ops.column_sum(lay(finite))), finite.sum(-2), atol=1e-13)
 

@@ -122,6 +122,10 @@ class GenericOps:
         """The smallest and the largest entry of all, NaN where there is one."""
         return self.xp.min(values), self.xp.max(values)
 
+    def picked(self, values: Array, rows: Array, column: int) -> Array:
+        """The entries of some rows of a matrix in one column."""
+        return self.xp.take(values[:, column], rows)
+
     def column_max(self, values: Array) -> Array:
         return self.xp.max(values, axis=-2)
 

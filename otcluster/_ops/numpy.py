@@ -53,6 +53,9 @@ class NumpyOps(GenericOps):
             np.maximum(top, values[..., column], out=top)
         return top
 
+    def picked(self, values: Array, rows: Array, column: int) -> Array:
+        return values[rows, column]  # take would copy the whole column first
+
     def room(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return np.empty(shape, dtype=dtype)
 

@@ -77,6 +77,9 @@ class TorchOps(GenericOps):
         least, greatest = torch.aminmax(values)
         return least, greatest
 
+    def picked(self, values: Array, rows: Array, column: int) -> Array:
+        return values[rows, column]
+
     def column_max(self, values: Array) -> Array:
         return torch.amax(values, dim=-2)
 

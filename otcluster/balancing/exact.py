@@ -1,8 +1,8 @@
 """Labels of one problem that meet the sizes with the largest sum of scores, and the prices that prove it.
 
 Nearly right prices (:mod:`otcluster.balancing.smooth`) bring nearly all samples to their clusters, shortest paths
-(:mod:`otcluster.balancing.paths`) the rest. They work with the pairs that one reading of the scores finds to be of
-interest; another reading then proves that the other pairs offer nothing better, or shows which do, and the paths go on.
+(:mod:`otcluster.balancing.paths`) the rest. They work with the pairs that one reading of the scores finds to be of interest;
+another reading then proves that the other pairs offer nothing better, or shows which do, and the paths go on.
 """
 
 from __future__ import annotations

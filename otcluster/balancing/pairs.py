@@ -1,8 +1,8 @@
 """Readings of the scores of one problem for the pairs that matter: those by which samples may have to change clusters.
 
 With k prices near the right ones nearly every sample stays in its best cluster, so of n x k scores a few n are of interest:
-each sample's own, those nearly as good, and for each two clusters the sample that changes most easily from one to the other, so that
-no way between clusters is overlooked, however far. Tiles are widened to float64; results are NumPy arrays.
+each sample's own, those nearly as good, and for each two clusters the sample that changes most easily from one to the other,
+so that no way between clusters is overlooked, however far. Tiles are widened to float64; results are NumPy arrays.
 """
 
 from __future__ import annotations

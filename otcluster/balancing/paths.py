@@ -4,8 +4,8 @@ The nodes are the k clusters and a *hub* that stands for the freedom between a s
 cluster to another is the sample of the first that loses least by moving to the second, and its length is that loss; from a
 cluster to the hub it is one place more, from the hub to a cluster one place less, at no loss. Under prices that leave every
 sample in its best cluster no length is less than the difference of the prices at its ends, so shortest paths are found over
-lengths that are not negative. Moving one sample along each edge of a shortest path leaves every sample in its best cluster under
-the new prices: what is reached in the end is optimal.
+lengths that are not negative. Moving one sample along each edge of a shortest path leaves every sample in its best cluster
+under the new prices: what is reached in the end is optimal.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A plan rounded to labels of exact sizes, in a few readings of the scores: near the best ones, without a proof.
 
-Prices are brought near the right ones on a few samples. Then the clusters that are too large give to those that are too small,
-at each step whoever loses least. Where the problem is small, or forbidden pairs leave no direct way, the exact method is used
-instead.
+Prices are brought near the right ones on a few samples. Then the clusters that are too large give to those that are too
+small, at each step whoever loses least. Where the problem is small, or forbidden pairs leave no direct way, the exact method
+is used instead.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Prices that nearly balance: Newton's method on a smoothed dual of a few samples, while the smoothing is taken away.
 
 The dual of balanced assignment is a function of the k prices alone, ``sum_i max_j (s_ij - p_j) + sum_j size_j p_j``. With a
-soft maximum of strength epsilon it is smooth, and Newton's method needs only a k x k matrix. From a large epsilon, halved again and
-again, a step or two each time are enough. A few samples suffice if they stand well for all; those that a first, random
-draw gives show which do: samples sorted by their best cluster, the one after it and how clear the choice is, taken at equal
-distances. Unlike a random draw, that has nearly the right number of samples on each side of every border.
+soft maximum of strength epsilon it is smooth, and Newton's method needs only a k x k matrix. From a large epsilon, halved
+again and again, a step or two each time are enough. A few samples suffice if they stand well for all; those that a first,
+random draw gives show which do: samples sorted by their best cluster, the one after it and how clear the choice is, taken at
+equal distances. Unlike a random draw, that has nearly the right number of samples on each side of every border.
 """
 
 from __future__ import annotations
@@ -120,6 +120,8 @@ class SmoothedDual:
             if taken and np.abs(gradient).sum() <= tol * self.m:
                 return prices, True
             step = self._newton_step(prices, gradient, soft, epsilon)
+            if not np.any(step) or not np.all(np.isfinite(step)):
+                return prices, False
             # A soft assignment knows nothing of prices many epsilons away.
             slope, length = float(gradient @ step), min(1.0, _REACH * epsilon / float(np.abs(step).max()))
             while True:
@@ -158,7 +160,12 @@ class SmoothedDual:
         curve = np.diag(both.sum(axis=1) + (self.high - self.low) * share * (1 - share)) - both
         # Without a ridge a price that nothing depends on would be undetermined.
         curve[np.arange(self.k), np.arange(self.k)] += max(_RIDGE * float(np.trace(curve)) / self.k, 1e-9)
-        return -epsilon * scipy.linalg.solve(curve, gradient, assume_a="pos", check_finite=False)
+        try:
+            factor = scipy.linalg.cho_factor(curve, check_finite=False)
+        except np.linalg.LinAlgError:  # rounding has made it indefinite
+            return np.zeros(self.k)
+        solution: Floats = scipy.linalg.cho_solve(factor, gradient, check_finite=False)
+        return -epsilon * solution
 
     def _misplaced(self, prices: Floats) -> float:
         """How many samples are in the wrong cluster, each in its best one."""

@@ -18,10 +18,10 @@ class ExactBalanced:
     """Assign each sample to one cluster, the sizes met exactly, with the largest sum of scores there is.
 
     Each cluster holds n / k samples, rounded down or up, whichever is better. A ``cluster_mass`` of whole numbers asks for
-    other sizes; ``size_min`` and ``size_max`` give each cluster freedom between bounds. A ``cluster_share`` of zero closes a cluster,
-    and the others share equally; other shares must come to whole numbers of samples. Samples have mass one, or none and then
-    take no place. Prefer :class:`LogSinkhorn` for soft labels or for many thousands of clusters: this one computes on the host
-    wherever the scores are, and holds a few arrays of k x k.
+    other sizes; ``size_min`` and ``size_max`` give each cluster freedom between bounds. A ``cluster_share`` of zero closes a
+    cluster, and the others share equally; other shares must come to whole numbers of samples. Samples have mass one, or none
+    and then take no place. Prefer :class:`LogSinkhorn` for soft labels or for many thousands of clusters: this one computes
+    on the host wherever the scores are, and holds a few arrays of k x k.
 
     Args:
         size_min: Fewest samples of a cluster: a number for all, or a tuple with one for each. Alone, sizes are open above.
