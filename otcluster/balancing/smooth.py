@@ -20,6 +20,8 @@ _DRAWS = (8, 25, 100)
 """Samples of each draw, as multiples of the clusters."""
 _MOST_ELEMENTS = 1 << 26
 _STEPS = 12
+_HELPS = 0.95
+"""Halving helps if it leaves at most so much of the samples in the wrong cluster."""
 _REACH = 64
 _SMALLEST = 4e-4
 """The last epsilon, as a share of the range of the scores."""
@@ -46,7 +48,7 @@ def warm_prices(
     """
     n, k = scores.n_samples, scores.n_clusters
     prices, epsilon = (np.zeros(k), 0.0) if start is None else start
-    draws = [min(m * k, n) for m in (_DRAWS[:-1] if quick else _DRAWS) if 3 * m * k <= 2 * n and m * k * k <= _MOST_ELEMENTS]
+    draws = [min(m * k, n) for m in (_DRAWS[:-1] if quick else _DRAWS) if 2 * m * k <= n and m * k * k <= _MOST_ELEMENTS]
     if start is not None:
         draws = draws[1:]
     for at, m in enumerate(draws or [min(_DRAWS[0] * k, n)]):
@@ -100,7 +102,7 @@ class SmoothedDual:
         while wrong > enough and epsilon >= _SMALLEST * self.spread:
             found, follows = self._minimise(prices, epsilon / 2, tol)
             now = self._misplaced(found)
-            if not follows or now > 0.98 * wrong:
+            if not follows or now > _HELPS * wrong:
                 break
             prices, wrong, epsilon = found, now, epsilon / 2
         return prices, epsilon
