@@ -114,9 +114,10 @@ def test_forbidden_pairs_are_respected_or_said_to_leave_nothing(case, seed):
 
 @pytest.mark.parametrize(("n", "k"), [(400, 16), (997, 30), (1500, 7), (60, 100)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_problems_that_need_warm_prices_are_solved_exactly(n, k, dtype):
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_problems_that_need_warm_prices_are_solved_exactly(n, k, dtype, library):
     scores = clustered_scores(n, k, seed=3).astype(dtype)
-    is_optimal(scores, otc.exact_balanced(scores), *fair(n, k))
+    is_optimal(scores, otc.exact_balanced(LIBRARIES[library](scores)), *fair(n, k))
 
 
 def test_wide_bounds_are_solved_exactly_at_size():

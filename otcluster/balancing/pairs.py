@@ -61,8 +61,8 @@ def read_pairs(
     # Of fewer rows, nearly each would be the first to change from one cluster to another.
     for rows, values, shifted in _tiles(scores, prices, min(4 * k, _MOST_ELEMENTS // k)):
         best = ops.row_max(shifted)
-        if worth is None or bool(np.any(better := _host(scores, best) > worth[rows] + tol)):
-            first = _host(scores, ops.argmax(shifted))
+        if worth is None or bool(np.any(better := host_of(scores, best) > worth[rows] + tol)):
+            first = host_of(scores, ops.argmax(shifted))
             labels[rows] = first if worth is None else np.where(better, first, labels[rows])
         margin = shifted - xp.clip(best, _LOWEST, None)[:, None]
         own = ops.asarray(labels[rows])
@@ -73,8 +73,8 @@ def read_pairs(
             limit = easiest
         at = xp.nonzero(xp.reshape(margin >= xp.take(limit, own, axis=0), (-1,)))[0]
         picked = xp.take(xp.reshape(values, (-1,)), at, axis=0)
-        row, column = np.divmod(_host(scores, at).astype(np.int64), k)
-        found.append((row + rows.start, column, _host(scores, picked).astype(np.float64)))
+        row, column = np.divmod(host_of(scores, at).astype(np.int64), k)
+        found.append((row + rows.start, column, host_of(scores, picked).astype(np.float64)))
     row, column, value = (np.concatenate(part) for part in zip(*found, strict=True))
     start = np.zeros(n + 1, dtype=np.int64)
     np.cumsum(np.bincount(row, minlength=n), out=start[1:])
@@ -88,7 +88,7 @@ def best_values(scores: Scores, prices: Floats) -> tuple[Floats, float, float]:
     best = np.empty(scores.n_samples)
     least, greatest = np.inf, -np.inf
     for rows, values, shifted in _tiles(scores, prices):
-        best[rows] = _host(scores, ops.row_max(shifted))
+        best[rows] = host_of(scores, ops.row_max(shifted))
         low, high = ops.facts([xp.min(values), xp.max(values)])
         if low == -np.inf:
             low = float(xp.min(xp.where(values == low, xp.full_like(values, np.inf), values)))
@@ -100,8 +100,8 @@ def best_labels(scores: Scores, prices: Floats) -> tuple[Ints, Floats]:
     """The best cluster of each sample, -1 where it may join none, and what it is worth: (n,) both."""
     labels, best = np.empty(scores.n_samples, dtype=np.int64), np.empty(scores.n_samples)
     for rows, _, shifted in _tiles(scores, prices):
-        labels[rows] = _host(scores, scores.ops.argmax(shifted))
-        best[rows] = _host(scores, scores.ops.row_max(shifted))
+        labels[rows] = host_of(scores, scores.ops.argmax(shifted))
+        best[rows] = host_of(scores, scores.ops.row_max(shifted))
     labels[best == -np.inf] = -1
     return labels, best
 
@@ -110,7 +110,7 @@ def read_rows(scores: Scores, rows: Ints) -> Floats:
     """All scores of some samples, (rows, k)."""
     if not len(rows):
         return np.empty((0, scores.n_clusters))
-    parts = [_host(scores, values) for _, values, _ in _tiles(scores.part(0, rows), np.zeros(scores.n_clusters))]
+    parts = [host_of(scores, values) for _, values, _ in _tiles(scores.part(0, rows), np.zeros(scores.n_clusters))]
     return np.concatenate(parts).astype(np.float64)
 
 
@@ -119,7 +119,7 @@ def read_table(scores: Scores) -> npt.NDArray[np.float32]:
     table = np.empty((scores.n_samples, scores.n_clusters), dtype=np.float32)
     for rows, values, _ in _tiles(scores, np.zeros(scores.n_clusters)):
         top = scores.ops.xp.clip(scores.ops.row_max(values), _LOWEST, None)
-        table[rows] = _host(scores, values - top[:, None])
+        table[rows] = host_of(scores, values - top[:, None])
     return table
 
 
@@ -132,8 +132,8 @@ def sorted_by_choice(scores: Scores, prices: Floats) -> Ints:
     for rows, _, shifted in _tiles(scores, prices):
         label = ops.argmax(shifted)
         others = xp.where(label[:, None] == columns, lowest, shifted)
-        best, next_best = _host(scores, ops.row_max(shifted)), _host(scores, ops.row_max(others))
-        first[rows], second[rows] = _host(scores, label), _host(scores, ops.argmax(others))
+        best, next_best = host_of(scores, ops.row_max(shifted)), host_of(scores, ops.row_max(others))
+        first[rows], second[rows] = host_of(scores, label), host_of(scores, ops.argmax(others))
         margin[rows] = np.where(next_best > -np.inf, best, 0.0) - next_best
     return np.lexsort((margin, second, first))
 
@@ -153,5 +153,6 @@ def _tiles(scores: Scores, prices: Floats, at_least: int = 1) -> Iterator[tuple[
         yield rows, values, values + g
 
 
-def _host(scores: Scores, array: Array) -> npt.NDArray[Any]:
+def host_of(scores: Scores, array: Array) -> npt.NDArray[Any]:
+    """An array of the library of the scores as NumPy."""
     return np.asarray(scores.ops.to_numpy(array))

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import dijkstra
 
-from otcluster.balancing.pairs import Entries, Floats, Ints
+from otcluster.balancing.pairs import Entries, Floats, Ints, host_of
 from otcluster.scores import Scores
 
 _UNKNOWN, _HUB = -1, -2
@@ -230,7 +230,7 @@ class Paths:
         own = self.order[self.ends[a] : self.ends[a + 1]]
         members = np.concatenate([own, np.array(self.came[a], dtype=np.int64)])
         members = np.unique(members[self.labels[members] == a])
-        loss = self.own[members] - self.scores.column(members, b)
+        loss = self.own[members] - host_of(self.scores, self.scores.column(members, b)).astype(np.float64)
         if len(members) > _REFILL:
             some = np.argpartition(loss, _REFILL)[:_REFILL]
             members, loss = members[some], loss[some]
