@@ -68,7 +68,7 @@ def read_pairs(
         own = ops.asarray(labels[rows])
         if window < np.inf:
             easiest = xp.maximum(easiest, ops.segment_max(margin, own, k))
-            limit = xp.clip(easiest, None, -window)
+            limit = xp.clip(easiest, None, -float(window))
         else:
             limit = easiest
         at = xp.nonzero(xp.reshape(margin >= xp.take(limit, own, axis=0), (-1,)))[0]
