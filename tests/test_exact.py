@@ -298,3 +298,9 @@ def test_a_second_reading_repairs_what_the_first_pairs_missed(monkeypatch):
     scores = clustered_scores(800, 16, seed=10)
     monkeypatch.setattr(exact, "warm_prices", lambda scores, low, high: (np.zeros(16), 1e-9))
     is_optimal(scores, otc.exact_balanced(scores), *fair(800, 16))
+
+
+def test_prices_to_start_from_are_refused():
+    scores = np.eye(3)
+    with pytest.raises(ValueError, match="ExactBalanced takes no start"):
+        otc.solve(otc.Problem(scores), otc.ExactBalanced(), start=otc.log_sinkhorn(scores))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from otcluster._ops.generic import Array
 from otcluster.assignment import Assignment, BalancedAssignment
 from otcluster.balancing.problems import balance_all
 from otcluster.balancing.sizes import Size, asked_bounds, counted, samples_of
@@ -58,8 +59,10 @@ class ExactBalanced:
             if np.any(low > high):
                 raise ValueError(f"size_min must not exceed size_max, got {self.size_min} and {self.size_max}")
 
-    def run(self, problem: Problem) -> Assignment:
+    def run(self, problem: Problem, start: Array | None = None) -> Assignment:
         """Solve ``problem``; prefer :func:`otcluster.solve`."""
+        if start is not None:
+            raise ValueError("ExactBalanced takes no start: it finds its own prices, and the answer depends on none")
         takes_place = counted(problem)
         ops, xp = problem.ops, problem.ops.xp
         if bool(xp.any((problem.weights != 0) & (problem.weights != 1))):
