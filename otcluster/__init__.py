@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from otcluster.assignment import Assignment, Status
+from otcluster.gradients import ImplicitGradient, UnrolledGradient
 from otcluster.problem import InfeasibleError, Problem
 from otcluster.scores import DenseScores, PointScores
 from otcluster.solve import exact_balanced, log_sinkhorn, nearest, sinkhorn_knopp, solve
@@ -30,6 +31,7 @@ __all__ = [
     "DenseScores",
     "ExactBalanced",
     "ExponentialDecay",
+    "ImplicitGradient",
     "InfeasibleError",
     "LogSinkhorn",
     "MemoryQueue",
@@ -42,6 +44,7 @@ __all__ = [
     "Solver",
     "Status",
     "exact_balanced",
+    "UnrolledGradient",
     "log_sinkhorn",
     "nearest",
     "sinkhorn_knopp",

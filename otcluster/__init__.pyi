@@ -1,5 +1,7 @@
 from otcluster.assignment import Assignment as Assignment
 from otcluster.assignment import Status as Status
+from otcluster.gradients import ImplicitGradient as ImplicitGradient
+from otcluster.gradients import UnrolledGradient as UnrolledGradient
 from otcluster.problem import InfeasibleError as InfeasibleError
 from otcluster.problem import Problem as Problem
 from otcluster.scores import DenseScores as DenseScores

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 from otcluster import passes
 from otcluster._ops.generic import Array
 from otcluster.balancing.problems import rounded_labels
 from otcluster.feasibility import is_infeasible
+from otcluster.gradients import Answer, Gradient
 from otcluster.problem import Problem
+from otcluster.value import transport_value
 
 _INFINITY = float("inf")
 
@@ -105,6 +108,28 @@ class Assignment(ABC):
     def cluster_sizes(self) -> Array:
         """Column sums of the plan (mass, not counts of :meth:`labels`), (..., k) or (n_groups, k)."""
 
+    @abstractmethod
+    def transport_value(self) -> Array:
+        """What the plan is worth: the sum of plan times scores over the pairs that hold mass.
+
+        The objective of unregularised transport: no entropy is in it. In the units of scores times mass. Minus the transport
+        cost, where scores are minus costs.
+
+        Returns:
+            One number per problem: the batch shape, or (n_groups,).
+        """
+
+    def with_gradient(self, gradient: Gradient, start: Array | None) -> Assignment:
+        """The same answer, with ``gradient`` recorded; called by :func:`otcluster.solve`.
+
+        Raises:
+            ValueError: The answer has no such derivative.
+        """
+        raise ValueError(
+            f"gradient={gradient!r} needs a soft plan, and that of {self.solver!r} is hard: it jumps where it changes at all. "
+            "Use SinkhornKnopp or LogSinkhorn"
+        )
+
     @property
     def cluster_potential(self) -> Array:
         """The potential of the clusters as solvers hold it: (n_problems, k), in the wide dtype."""
@@ -115,6 +140,9 @@ class Assignment(ABC):
 
     def _per_sample(self, values: Array, *tail: int) -> Array:
         return self.problem.ops.xp.reshape(values, (*self.problem.sample_shape, *tail))
+
+    def _worth(self, plan_of: Callable[[slice, slice, Array], Array]) -> Array:
+        return self._per_problem(self.problem.ops.cast(transport_value(self.problem, plan_of), self.problem.dtype))
 
     def _per_cluster(self, values: Array) -> Array:
         ops = self.problem.ops
@@ -141,6 +169,7 @@ class EntropicAssignment(Assignment):
         self._error, self._converged = error, converged
         self._status: Status | None = None
         self._sums: tuple[Array, Array] | None = None
+        self._recorded: Answer | None = None
 
     @property
     def status(self) -> Status:
@@ -178,9 +207,31 @@ class EntropicAssignment(Assignment):
             return self._per_sample(passes.plan_labels(self.problem, self._g, self.epsilon))
 
     def plan(self) -> Array:
+        return self._plan() if self._recorded is None else self._recorded.of_plan(self._plan)
+
+    def _plan(self) -> Array:
         self.problem.check_unchanged()
         with self.problem.ops.quiet():
             return self._per_sample(passes.plan(self.problem, self._g, self.epsilon), self.problem.n_clusters)
+
+    def transport_value(self) -> Array:
+        return self._value() if self._recorded is None else self._recorded.of_value(self._value)
+
+    def _value(self) -> Array:
+        self.problem.check_unchanged()
+        with self.problem.ops.quiet():
+            return self._worth(passes.tile_plan(self.problem, self._g, self.epsilon))
+
+    def with_gradient(self, gradient: Gradient, start: Array | None) -> Assignment:
+        gradient.check_solver(self.solver)
+        if self._converged is not None and self.status is not Status.CONVERGED:
+            worst = self.problem.ops.facts([self.problem.ops.xp.max(self.marginal_error)])[0]
+            raise ValueError(
+                f"{gradient!r} differentiates a converged answer, but marginal_error is {worst:.3g} and tol is "
+                f"{self.solver.tol}: {self.status.value}"
+            )
+        self._recorded = Answer(gradient, self.problem, self.solver, self.epsilon, self._g, start)
+        return self
 
     def cluster_sizes(self) -> Array:
         return self._per_cluster(self._columns()[0])
@@ -227,6 +278,18 @@ class HardAssignment(Assignment):
         own = self._labels[..., None] == ops.arange(problem.n_clusters)
         mass = problem.weights[..., None]
         return self._per_sample(xp.where(own, mass, xp.zeros_like(mass)), problem.n_clusters)
+
+    def transport_value(self) -> Array:
+        problem, ops, xp = self.problem, self.problem.ops, self.problem.ops.xp
+        problem.check_unchanged()
+
+        def plan_of(batches: slice, rows: slice, scores: Array) -> Array:
+            own = self._labels[batches, rows][..., None] == ops.arange(problem.n_clusters)
+            mass = problem.weights[batches, rows][..., None]
+            return xp.where(own, mass, xp.zeros_like(mass))
+
+        with ops.quiet():
+            return self._worth(plan_of)
 
     def cluster_sizes(self) -> Array:
         with self.problem.ops.quiet():

@@ -309,8 +309,9 @@ class PointScores:
         largest = xp.max(xp.abs(vectors), axis=-1, keepdims=True)
         # Divided by the largest entry first, so that squares neither overflow nor vanish.
         scaled = vectors / xp.where(largest == 0, xp.ones_like(largest), largest)
-        length = xp.sqrt(xp.sum(scaled * scaled, axis=-1, keepdims=True))
-        return scaled / xp.where(length == 0, xp.ones_like(length), length)
+        squares = xp.sum(scaled * scaled, axis=-1, keepdims=True)
+        # Chosen before the root, which has no derivative at zero.
+        return scaled / xp.sqrt(xp.where(squares == 0, xp.ones_like(squares), squares))
 
 
 def _place(problem: int, batch_shape: tuple[int, ...]) -> tuple[Any, ...]:

@@ -7,28 +7,40 @@ from typing import Any
 from otcluster._ops.generic import Array
 from otcluster.assignment import Assignment
 from otcluster.balancing.sizes import Size
+from otcluster.gradients import Gradient, check_gradient
 from otcluster.problem import Problem
 from otcluster.scores import Scores
 from otcluster.solvers import ExactBalanced, LogSinkhorn, Nearest, SinkhornKnopp, Solver, start_potential
 
 
-def solve(problem: Problem, solver: Solver, *, start: Assignment | tuple[Array | None, Array] | None = None) -> Assignment:
+def solve(
+    problem: Problem,
+    solver: Solver,
+    *,
+    start: Assignment | tuple[Array | None, Array] | None = None,
+    gradient: Gradient | None = None,
+) -> Assignment:
     """Assign the samples of ``problem`` to its clusters.
 
-    No gradient is recorded, autocast does not apply, and no input is written to.
+    No gradient is recorded unless one is asked for, autocast does not apply, and no input is written to.
 
     Args:
         problem: Scores of shape (..., n, k) with the masses to respect.
         solver: Which algorithm, with its hyper-parameters.
         start: Where to begin: potentials ``(f, g)``, or an assignment to the same number of clusters, of the same samples or
             of others. Only g is read (f follows from it and may be None), -inf in it counting as 0 for an open cluster.
+        gradient: :class:`ImplicitGradient` or :class:`UnrolledGradient`: the ``plan()`` and the ``transport_value()`` of the
+            answer can then be differentiated after the scores, or the points and the centroids, that are torch tensors.
+            Nothing flows to ``start``. Default: no gradient.
 
     Returns:
         The assignment, which gives labels of shape (..., n), the plan of shape (..., n, k) and the rest on demand.
 
     Raises:
-        TypeError: ``problem`` is no Problem, ``solver`` no solver or ``start`` no start.
-        ValueError: The solver cannot work on this problem, or begins nowhere (:class:`Nearest`) and a ``start`` is given.
+        TypeError: ``problem`` is no Problem, ``solver`` no solver, ``start`` no start or ``gradient`` no gradient; or
+            ``gradient`` is given and the scores are no torch tensors.
+        ValueError: The solver cannot work on this problem, or begins nowhere (:class:`Nearest`) and a ``start`` is given;
+            or the answer has not the ``gradient`` asked for, or a mass requires one.
         RuntimeError: An input was changed in place since the problem was made.
 
     Example:
@@ -41,9 +53,13 @@ def solve(problem: Problem, solver: Solver, *, start: Assignment | tuple[Array |
         raise TypeError(f"problem must be a Problem, got {type(problem).__name__}: wrap the scores, Problem(scores)")
     if isinstance(solver, type) or not isinstance(solver, Solver):
         raise TypeError(f"solver must be a solver such as SinkhornKnopp(epsilon=0.05), got {solver!r}")
+    if gradient is not None:
+        check_gradient(gradient, problem)
     problem.check_unchanged()
     with problem.ops.quiet():
-        return solver.run(problem) if start is None else solver.run(problem, start=start_potential(problem, start))
+        begin = None if start is None else start_potential(problem, start)
+        answer = solver.run(problem) if begin is None else solver.run(problem, start=begin)
+        return answer if gradient is None else answer.with_gradient(gradient, begin)
 
 
 def sinkhorn_knopp(scores: Array | Scores, *, epsilon: float = 0.05, max_iter: int = 3, **masses: Any) -> Assignment:

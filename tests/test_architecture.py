@@ -15,7 +15,7 @@ import otcluster.dnc
 
 PACKAGE = Path(otcluster.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-TORCH_ROOMS = ("_ops/torch.py", "_kernels/", "distributed.py", "stores/", "dnc/")
+TORCH_ROOMS = ("_ops/torch.py", "_ops/torch_gradients.py", "_kernels/", "distributed.py", "stores/", "dnc/")
 # A room may import those of its own floor and of the floors below.
 FLOORS = [
     ("_kernels",),
@@ -23,7 +23,7 @@ FLOORS = [
     ("scores", "checks", "problem"),
     ("fused", "passes", "curvature", "feasibility"),
     ("balancing",),
-    ("assignment",),
+    ("adjoint", "gradients", "value", "assignment"),
     ("solvers",),
     ("solve",),
     ("clustering", "distributed", "metrics"),

@@ -37,6 +37,11 @@ class GenericOps:
         self.xp = xp
         self.device = device
 
+    @property
+    def autograd(self) -> Any:
+        """What gradients are recorded with (:mod:`otcluster._ops.torch_gradients`), None where there is nothing."""
+        return None
+
     # Types and creation
 
     @property

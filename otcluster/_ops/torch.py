@@ -9,7 +9,7 @@ from typing import Any
 import array_api_compat.torch
 import torch
 
-from otcluster._ops import compiled
+from otcluster._ops import compiled, torch_gradients
 from otcluster._ops.generic import BELOW, Array, GenericOps
 
 _MANY_COLUMNS = 512
@@ -31,6 +31,10 @@ class TorchOps(GenericOps):
     @property
     def n_threads(self) -> int:
         return torch.get_num_threads()
+
+    @property
+    def autograd(self) -> Any:
+        return torch_gradients
 
     @property
     def wide(self) -> torch.dtype:
