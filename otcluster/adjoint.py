@@ -35,13 +35,17 @@ class Chain:
 
 
 def column_gradient(problem: Problem, g: Array, epsilon: float, upstream: Upstream) -> Array:
-    """Epsilon times the gradient at g, (n_problems, k), of what has the gradient ``upstream`` at the plan of g."""
+    """Epsilon times the gradient at g, (n_problems, k), of what has the gradient ``upstream`` at the plan of g.
+
+    Wide throughout: clusters that compete only with each other have a sum of zero, and dividing by how little others compete
+    with them must not make something of rounding.
+    """
     ops = problem.ops
     sums = ops.full((problem.n_problems, problem.n_clusters), 0.0, ops.wide)
     plan_of = passes.tile_plan(problem, g, epsilon)
     for batches, rows, scores in passes.tiles(problem):
-        plan = plan_of(batches, rows, scores)
-        down = _through_rows(problem, batches, rows, plan, upstream(batches, rows, scores))
+        plan = ops.cast(plan_of(batches, rows, scores), ops.wide)
+        down = _through_rows(problem, plan, ops.cast(upstream(batches, rows, scores), ops.wide))
         if problem.groups is None:
             sums[batches] += ops.column_sum(down)
         else:
@@ -51,8 +55,7 @@ def column_gradient(problem: Problem, g: Array, epsilon: float, upstream: Upstre
 
 def prices_as_upstream(problem: Problem, prices: Array) -> Upstream:
     """What the column sums cost, as a gradient of the plan: the same for all samples of a problem."""
-    near = problem.ops.cast(prices, problem.dtype)
-    return lambda batches, rows, scores: over_tile(problem, batches, rows, near)
+    return lambda batches, rows, scores: over_tile(problem, batches, rows, prices)
 
 
 def over_tile(problem: Problem, batches: slice, rows: slice, values: Array) -> Array:
@@ -77,17 +80,18 @@ def source_gradients(
     """
     ops = problem.ops
 
-    def of_tile(batches: slice, rows: slice, scores: Array) -> Array:
-        g, prices = chain.answer
+    def part(g: Array, prices: Array, batches: slice, rows: slice, scores: Array, add: Array | None = None) -> Array:
         plan = passes.tile_plan(problem, g, epsilon)(batches, rows, scores)
-        joined = upstream(batches, rows, scores) + prices_as_upstream(problem, prices)(batches, rows, scores)
-        total = _through_rows(problem, batches, rows, plan, joined) / epsilon
-        if direct is not None:
+        at_plan = over_tile(problem, batches, rows, ops.cast(prices, problem.dtype))
+        total = _through_rows(problem, plan, at_plan if add is None else at_plan + add) / epsilon
+        if direct is not None and add is not None:
             total += plan * over_tile(problem, batches, rows, ops.cast(direct, problem.dtype))
-        for g, prices in chain.rounds:
-            plan = passes.tile_plan(problem, g, epsilon)(batches, rows, scores)
-            price = prices_as_upstream(problem, prices)(batches, rows, scores)
-            total += _through_rows(problem, batches, rows, plan, price) / epsilon
+        return total
+
+    def of_tile(batches: slice, rows: slice, scores: Array) -> Array:
+        total = part(*chain.answer, batches, rows, scores, upstream(batches, rows, scores))
+        for earlier in chain.rounds:
+            total += part(*earlier, batches, rows, scores)
         if chain.first is not None:
             total -= _first_round(problem, epsilon, chain.first, batches, rows, scores) / epsilon
         return total
@@ -107,12 +111,12 @@ def value_upstream(problem: Problem, factor: Array) -> Upstream:
     return lambda batches, rows, scores: over_tile(problem, batches, rows, near) * scores
 
 
-def _through_rows(problem: Problem, batches: slice, rows: slice, plan: Array, upstream: Array) -> Array:
+def _through_rows(problem: Problem, plan: Array, upstream: Array) -> Array:
     """Through the soft maximum of each row. A pair without mass passes nothing on, whatever its gradient."""
     ops, xp = problem.ops, problem.ops.xp
     upstream = xp.where(plan > 0, upstream, xp.zeros_like(plan))
-    weights = problem.weights[batches, rows]
-    mean = ops.row_sum(plan * upstream) / xp.where(weights > 0, weights, xp.ones_like(weights))
+    mass = ops.row_sum(plan)
+    mean = ops.row_sum(plan * upstream) / xp.where(mass > 0, mass, xp.ones_like(mass))
     return plan * (upstream - mean[..., None])
 
 

@@ -12,12 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from otcluster import curvature, passes
+from otcluster import passes
 from otcluster._ops.generic import Array
 from otcluster.adjoint import Chain, Upstream, column_gradient, prices_as_upstream, source_gradients, value_upstream
+from otcluster.prices import prices
 from otcluster.problem import Problem
-
-_DAMPING = 1e-12  # makes the linear system regular, beside eigenvalues of up to 1
 
 
 class Gradient(ABC):
@@ -36,9 +35,10 @@ class Gradient(ABC):
 class ImplicitGradient(Gradient):
     """Differentiate what the solve converged to, whatever the way that it took.
 
-    The derivative is that of the exact plan, found from the optimality of the answer by one linear system of size k x k for
-    each problem. Memory does not depend on the number of rounds. The answer must be ``CONVERGED``, and the derivative is only
-    as good as its tolerance. Prefer :class:`UnrolledGradient` for a fixed number of rounds, which has another derivative.
+    The derivative is that of the exact plan, found from the optimality of the answer by one linear system for each problem: of
+    size k x k, or without forming it where clusters are too many. Memory does not depend on the number of rounds. The answer
+    must be ``CONVERGED``, and the derivative is only as good as its tolerance. Prefer :class:`UnrolledGradient` for a fixed
+    number of rounds, which has another derivative.
 
     Example:
         >>> import torch
@@ -61,24 +61,7 @@ class ImplicitGradient(Gradient):
             )
 
     def chain(self, answer: Answer, at_potential: Array) -> Chain:
-        problem, g = answer.problem, answer.g
-        ops, xp = problem.ops, problem.ops.xp
-        columns, _, shared = curvature.columns_and_shared_mass(problem, g, answer.epsilon)
-        open_ = (problem.clusters > 0) & (columns > 0)
-        mass = xp.where(open_, columns, xp.ones_like(columns))
-        index = ops.arange(problem.n_clusters)
-        diagonal = (index[:, None] == index[None, :])[None, ...]
-        others = xp.where(diagonal, xp.zeros_like(shared), shared / mass[..., None])
-        # One number added to the prices of clusters that compete (directly or through others) changes nothing: the system says
-        # nothing about it, and no more about one that keeps to itself. The damping chooses. The diagonal is the sum of what is
-        # beside it, since where a plan is nearly hard the difference would have no digits.
-        on = (1 - _DAMPING) * xp.sum(others, axis=-1)[..., None] + _DAMPING
-        right = xp.where(open_, at_potential / mass, xp.zeros_like(mass))
-        prices = ops.solve(xp.where(diagonal, on, -(1 - _DAMPING) * others), right)
-        weight = xp.where(open_, columns, xp.zeros_like(columns))
-        total = xp.sum(weight, axis=-1, keepdims=True)
-        mean = xp.sum(weight * prices, axis=-1, keepdims=True) / xp.where(total > 0, total, xp.ones_like(total))
-        return Chain((g, mean - prices))
+        return Chain((answer.g, -prices(answer.problem, answer.g, answer.epsilon, at_potential)))
 
 
 @dataclass(frozen=True)
@@ -122,9 +105,9 @@ class UnrolledGradient(Gradient):
         least = float(xp.finfo(problem.dtype).smallest_normal)
         for g, columns in reversed(path):
             held = columns > least  # a smaller sum is not what a round goes by
-            prices = xp.where(held, -at_potential / xp.where(held, columns, xp.ones_like(columns)), xp.zeros_like(columns))
-            rounds.append((g, prices))
-            at_potential = at_potential + column_gradient(problem, g, epsilon, prices_as_upstream(problem, prices))
+            price = xp.where(held, -at_potential / xp.where(held, columns, xp.ones_like(columns)), xp.zeros_like(columns))
+            rounds.append((g, price))
+            at_potential = at_potential + column_gradient(problem, g, epsilon, prices_as_upstream(problem, price))
         return Chain((answer.g, xp.zeros_like(answer.g)), rounds, (first, at_potential) if answer.start is None else None)
 
 

@@ -23,7 +23,7 @@ FLOORS = [
     ("scores", "checks", "problem"),
     ("fused", "passes", "curvature", "feasibility"),
     ("balancing",),
-    ("adjoint", "gradients", "value", "assignment"),
+    ("plans", "adjoint", "prices", "gradients", "assignment"),
     ("solvers",),
     ("solve",),
     ("clustering", "distributed", "metrics"),

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import otcluster as otc
-from tests.strategies import clustered_scores
+from tests.registry import every_solver
+from tests.strategies import LIBRARIES, clustered_scores, to_numpy
 
 
 @pytest.mark.parametrize("changed", ["scores", "sample_mass"])
@@ -99,3 +100,25 @@ def test_read_only_and_non_contiguous_arrays_are_solved():
     np.testing.assert_allclose(otc.sinkhorn_knopp(transposed).plan(), expected, atol=1e-14)
     strided = torch.from_numpy(np.repeat(scores, 2, axis=1))[:, ::2]
     np.testing.assert_allclose(otc.sinkhorn_knopp(strided).plan(), expected, atol=1e-14)
+
+
+@every_solver
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_the_transport_value_is_the_plan_times_the_scores(row, library):
+    rng = np.random.default_rng(0)
+    lay, groups = LIBRARIES[library], rng.integers(0, 4, 12)
+    scores, batch = rng.uniform(-1, 1, (12, 3)), rng.uniform(-1, 1, (2, 5, 3))
+    scores[0, 0] = scores[5, 1] = -np.inf
+    problems = [
+        otc.Problem(lay(scores), sample_mass=lay(rng.uniform(0.5, 2, 12))),
+        otc.Problem(lay(batch)),
+        otc.Problem(lay(np.where(np.isfinite(scores), scores, 0)), groups=lay(groups), n_groups=5),
+    ]
+    for problem in problems:
+        assignment = otc.solve(problem, row.make(0.1))
+        value, plan = to_numpy(assignment.transport_value()), to_numpy(assignment.plan())
+        given = to_numpy(problem.given["scores"])
+        worth = np.where(plan > 0, plan * np.where(np.isfinite(given), given, 0), 0).sum(-1)
+        expected = np.bincount(groups, worth, minlength=5) if problem.n_groups else worth.sum(-1)
+        assert value.shape == problem.problem_shape
+        np.testing.assert_allclose(value, expected, atol=1e-13)

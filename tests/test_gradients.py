@@ -8,6 +8,7 @@ import torch
 from torch.autograd import gradcheck
 
 import otcluster as otc
+from otcluster import prices
 from otcluster.adjoint import Chain
 from tests.strategies import clustered_scores
 
@@ -18,7 +19,8 @@ KINDS = pytest.mark.parametrize(("solver", "gradient"), [IMPLICIT, UNROLLED], id
 # Central differences of step 1e-6 leave about 1e-9 of plans that are right to 1e-11 or better over the step: 1e-5.
 TOLERANCES = {"eps": 1e-6, "atol": 1e-5, "rtol": 1e-5}
 
-FORBIDDEN = torch.zeros(6, 4, dtype=torch.bool)
+ANY = torch.zeros(6, 4, dtype=torch.bool)
+FORBIDDEN = ANY.clone()
 FORBIDDEN[0, 1] = FORBIDDEN[2, 3] = FORBIDDEN[5, 0] = True
 APART = torch.ones(6, 4, dtype=torch.bool)  # two problems that do not know of each other
 APART[:3, :2] = APART[3:, 2:] = False
@@ -178,6 +180,26 @@ def test_the_implicit_gradient_is_right_where_plans_are_nearly_hard(epsilon):
         slope = (loss(scores + step * way) - loss(scores - step * way)) / (2 * step)
     # The error of the quotient: (step / epsilon)^2 = 1e-6 of the slope, and 1e-12 of the mass of 60 over the step.
     torch.testing.assert_close((gradient * way).sum(), slope, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("masses", "forbidden"), [(masses, ANY) for masses in MASSES.values()] + [({}, FORBIDDEN), ({}, APART)]
+)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
+def test_conjugate_gradients_find_the_same_prices(masses, forbidden, dtype, tolerance, monkeypatch):
+    scores = draw(6, 4).detach().to(dtype).masked_fill(forbidden, -np.inf).requires_grad_()
+    weights = draw(6, 4, seed=1).detach().to(dtype)
+    answer = otc.solve(
+        otc.Problem(scores, **masses), otc.LogSinkhorn(epsilon=EPSILON, tol=1e-5), gradient=otc.ImplicitGradient()
+    )
+    plan = answer.plan()
+    (direct,) = torch.autograd.grad((plan * weights).sum(), scores, retain_graph=True)
+    monkeypatch.setattr(prices, "_MOST_CLUSTERS", 0)
+    (iterative,) = torch.autograd.grad((plan * weights).sum(), scores, retain_graph=True)
+    torch.testing.assert_close(iterative, direct, atol=tolerance, rtol=tolerance)
+    monkeypatch.setattr(prices, "_MOST_STEPS", 1)
+    with pytest.warns(RuntimeWarning, match="1 steps of conjugate gradients left"):
+        torch.autograd.grad((plan * weights).sum(), scores)
 
 
 @pytest.mark.parametrize(("solver", "gradient"), [IMPLICIT, UNROLLED])
