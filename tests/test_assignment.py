@@ -110,7 +110,7 @@ def test_the_transport_value_is_the_plan_times_the_scores(row, library):
     scores, batch = rng.uniform(-1, 1, (12, 3)), rng.uniform(-1, 1, (2, 5, 3))
     scores[0, 0] = scores[5, 1] = -np.inf
     problems = [
-        otc.Problem(lay(scores), sample_mass=lay(rng.uniform(0.5, 2, 12))),
+        otc.Problem(lay(scores), sample_mass=lay(rng.uniform(0.5, 2, 12) if row.any_mass else np.ones(12))),
         otc.Problem(lay(batch)),
         otc.Problem(lay(np.where(np.isfinite(scores), scores, 0)), groups=lay(groups), n_groups=5),
     ]

@@ -280,8 +280,9 @@ def test_what_has_no_gradient_says_so():
         otc.solve(problem, otc.LogSinkhorn(), gradient=unrolled)
     with pytest.raises(ValueError, match=r"marginal_error is .* and tol is 1e-09: max_iter rounds were used up"):
         otc.solve(problem, otc.LogSinkhorn(epsilon=0.01, max_iter=2, tol=1e-9), gradient=implicit)
-    with pytest.raises(ValueError, match="needs a soft plan"):
-        otc.solve(problem, otc.Nearest(), gradient=implicit)
+    for solver in (otc.Nearest(), otc.ExactBalanced()):
+        with pytest.raises(ValueError, match="needs a soft plan"):
+            otc.solve(problem, solver, gradient=implicit)
     mass = torch.ones(6, requires_grad=True)
     with pytest.raises(ValueError, match=r"sample_mass requires a gradient.*pass sample_mass.detach\(\)"):
         otc.solve(otc.Problem(scores, sample_mass=mass), otc.SinkhornKnopp(), gradient=unrolled)

@@ -1,4 +1,4 @@
-"""What a plan is worth: the sum of its masses times their scores."""
+"""The plan in tiles, and what it is worth."""
 
 from __future__ import annotations
 
@@ -6,12 +6,23 @@ import operator
 from collections.abc import Callable
 
 from otcluster._ops.generic import Array
-from otcluster.passes import _down, _fold
+from otcluster.passes import _down, _factor, _fold, _kernel
 from otcluster.problem import Problem
 
 
+def tile_plan(problem: Problem, g: Array, epsilon: float) -> Callable[[slice, slice, Array], Array]:
+    """Start a pass: a function that gives the plan of a tile, by its batches, rows and scores. It lasts until the next call."""
+    kernel_of = _kernel(problem, g, epsilon)
+
+    def read(batches: slice, rows: slice, scores: Array) -> Array:
+        kernel, _ = kernel_of(batches, rows, scores)
+        return problem.ops.weighted(kernel, _factor(problem, batches, rows, kernel))
+
+    return read
+
+
 def transport_value(problem: Problem, plan_of: Callable[[slice, slice, Array], Array]) -> Array:
-    """The value of each problem, (n_problems,), wide. ``plan_of`` gives the plan of a tile, by its batches, rows and scores."""
+    """The sum of plan times scores in each problem, (n_problems,), wide. ``plan_of`` gives tiles of the plan."""
     ops, xp = problem.ops, problem.ops.xp
 
     def read(batches: slice, rows: slice, scores: Array) -> Array:
