@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from otcluster.assignment import Assignment, Status
+from otcluster.distributed import Reducer
 from otcluster.gradients import ImplicitGradient, UnrolledGradient
 from otcluster.problem import InfeasibleError, Problem
 from otcluster.scores import DenseScores, PointScores
@@ -40,6 +41,7 @@ __all__ = [
     "PlainRounds",
     "PointScores",
     "Problem",
+    "Reducer",
     "SinkhornKnopp",
     "Solver",
     "Status",

@@ -1,5 +1,6 @@
 from otcluster.assignment import Assignment as Assignment
 from otcluster.assignment import Status as Status
+from otcluster.distributed import Reducer as Reducer
 from otcluster.gradients import ImplicitGradient as ImplicitGradient
 from otcluster.gradients import UnrolledGradient as UnrolledGradient
 from otcluster.problem import InfeasibleError as InfeasibleError

@@ -92,10 +92,11 @@ class Assignment(ABC):
             int64, (..., n); within the group, when grouped.
 
         Raises:
-            ValueError: Samples differ in mass (other than none).
+            ValueError: Samples differ in mass (other than none), or are shared by several ranks.
             InfeasibleError: Forbidden pairs leave no labels with these sizes.
             RuntimeError: An input was changed in place since.
         """
+        self.problem.need_all_samples("balanced_labels")
         self.problem.check_unchanged()
         with self.problem.ops.quiet():
             return self._per_sample(rounded_labels(self.problem, self._g, getattr(self, "epsilon", None)))

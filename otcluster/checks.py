@@ -38,8 +38,7 @@ def check_values(
     ops, xp = problem.ops, problem.ops.xp
     zero = ops.full((), 0.0, ops.wide)
     sums = xp.sum(clusters, axis=-1)
-    larger = xp.maximum(totals, sums)
-    apart = xp.abs(totals - sums) / xp.where(larger > 0, larger, xp.ones_like(larger))
+    apart = _apart(problem, totals, sums)
     starved = (sums == 0) & (totals > 0)
     ids = problem.groups if problem.groups is not None and problem.n_samples else None
     facts = [
@@ -74,12 +73,9 @@ def check_values(
             problem.scores.raise_not_finite()
     if survey is not None and found[0]:
         survey.raise_bad_score()
-    if given == "cluster_mass" and not furthest <= _tolerance(problem):
-        at = _first(problem, ~(apart <= _tolerance(problem)))
-        raise ValueError(
-            "sample_mass and cluster_mass must have the same total, got "
-            f"{float(totals[at])} and {float(sums[at])}{_place(problem, at)}: scale one of them, or give cluster_share"
-        )
+    # What the rows of other ranks decide is checked when they are joined (otcluster.sharding).
+    if given == "cluster_mass" and not problem.sharded and not furthest <= agreement(problem):
+        check_totals(problem, totals, sums, agreement(problem))
     if any_starved:
         raise InfeasibleError(
             f"cluster_share closes every cluster{_place(problem, _first(problem, starved))}, but there are samples to assign"
@@ -87,9 +83,44 @@ def check_values(
     bounds = (low, high) if finite else problem.scores.known_bounds
     if survey is None:
         return False, bounds
-    if found[2] or found[3]:
+    if found[2] or (found[3] and not problem.sharded):
         survey.raise_unreachable()
     return bool(found[1]), bounds
+
+
+def check_totals(problem: Problem, totals: Array, sums: Array, tolerance: float) -> None:
+    """Raise unless the masses of samples and clusters, (n_problems,) each, agree to ``tolerance``."""
+    wrong = ~(_apart(problem, totals, sums) <= tolerance)
+    if bool(problem.ops.xp.any(wrong)):
+        at = _first(problem, wrong)
+        raise ValueError(
+            "sample_mass and cluster_mass must have the same total, got "
+            f"{float(totals[at])} and {float(sums[at])}{_place(problem, at)}: scale one of them, or give cluster_share"
+        )
+
+
+def reached_clusters(problem: Problem, clusters: Array) -> Array:
+    """Which clusters some sample with mass may join, (n_problems, k); ``problem`` was checked."""
+    if problem.has_forbidden:
+        return _Survey(problem, clusters).reached
+    return problem.ops.xp.broadcast_to((problem.totals > 0)[:, None], clusters.shape)
+
+
+def raise_unreached(problem: Problem, lost: Array) -> None:
+    """Raise for the first open cluster, of those marked in ``lost``, that no sample may join; if there is one."""
+    if not bool(problem.ops.xp.any(lost)):
+        return
+    row, column = divmod(_first(problem, lost), problem.n_clusters)
+    raise InfeasibleError(
+        f"cluster {column}{_place(problem, row)} may receive no sample: every score of its column is -inf. "
+        "Allow one, or close the cluster with cluster_share or cluster_mass of 0"
+    )
+
+
+def _apart(problem: Problem, totals: Array, sums: Array) -> Array:
+    xp = problem.ops.xp
+    larger = xp.maximum(totals, sums)
+    return xp.abs(totals - sums) / xp.where(larger > 0, larger, xp.ones_like(larger))
 
 
 def _scale_facts(problem: Problem, masses: Array) -> list[Array]:
@@ -123,7 +154,8 @@ class _Survey:
     def __init__(self, problem: Problem, clusters: Array) -> None:
         ops, xp = problem.ops, problem.ops.xp
         self.problem = problem
-        values = xp.reshape(problem.scores.values, (-1, problem.n_samples, problem.n_clusters))  # type: ignore[attr-defined]
+        shape = (math.prod(problem.scores.batch_shape), problem.n_samples, problem.n_clusters)
+        values = xp.reshape(problem.scores.values, shape)  # type: ignore[attr-defined]
         self.bad = xp.isnan(values) | (values == float("inf"))
         allowed = values > -float("inf")
         spread = clusters[:, None, :] if problem.groups is None else xp.take(clusters, problem.groups, axis=0)[None, :, :]
@@ -131,11 +163,11 @@ class _Survey:
         self.lost_rows = weighted & ~xp.any(allowed & (spread > 0), axis=-1)
         reached = allowed & weighted[..., None]
         if problem.groups is None:
-            some = xp.any(reached, axis=-2)
+            self.reached = xp.any(reached, axis=-2)
         else:
             counts = ops.segment_sum(ops.cast(reached[0, ...], ops.wide), problem.groups, problem.n_problems)
-            some = counts > 0
-        self.lost_columns = (clusters > 0) & ~some & (problem.totals > 0)[:, None]
+            self.reached = counts > 0
+        self.lost_columns = (clusters > 0) & ~self.reached & (problem.totals > 0)[:, None]
         too_large = problem.scores.too_large()  # type: ignore[attr-defined]
         self.facts = [xp.any(each) for each in (self.bad, ~allowed, self.lost_rows, self.lost_columns, too_large)]
 
@@ -152,11 +184,7 @@ class _Survey:
                 f"sample {name} may join no open cluster: every score of its row is -inf or meets a closed cluster. "
                 "Allow one, or give the sample no mass"
             )
-        row, column = divmod(_first(self.problem, self.lost_columns), self.problem.n_clusters)
-        raise InfeasibleError(
-            f"cluster {column}{_place(self.problem, row)} may receive no sample: every score of its column is -inf. "
-            "Allow one, or close the cluster with cluster_share or cluster_mass of 0"
-        )
+        raise_unreached(self.problem, self.lost_columns)
 
 
 def _least(problem: Problem, masses: Array) -> Array:
@@ -166,7 +194,8 @@ def _least(problem: Problem, masses: Array) -> Array:
     return problem.ops.xp.min(masses + 0 * masses)
 
 
-def _tolerance(problem: Problem) -> float:
+def agreement(problem: Problem) -> float:
+    """How far the totals of the two sides may lie apart, relative to the larger."""
     dtypes = [str(getattr(value, "dtype", "")) for name, value in problem.given.items() if name.endswith("_mass")]
     return max((limit for dtype in dtypes for name, limit in _AGREEMENT.items() if dtype.endswith(name)), default=_EXACT)
 

@@ -39,8 +39,9 @@ def columns_and_shared_mass(problem: Problem, g: Array, epsilon: float) -> tuple
 
     columns, lost = passes.plan_columns(problem, g, epsilon, look)
     if not parts:
-        return columns, lost, ops.full((problem.n_problems, k, k), 0.0, ops.wide)
-    return columns, lost, parts[0][1] if len(parts) == 1 else xp.concat([part for _, part in parts], axis=0)
+        parts = [(slice(0), ops.full((problem.n_problems, k, k), 0.0, ops.wide))]
+    shared = parts[0][1] if len(parts) == 1 else xp.concat([part for _, part in parts], axis=0)
+    return columns, lost, *problem.summed(shared)
 
 
 def _grouped(problem: Problem, plan: Array, rows: slice) -> Array:
@@ -83,4 +84,4 @@ def spread(problem: Problem) -> Array:
             parts.append((batches, most))
     if parts:
         widest = xp.concat([part for _, part in parts], axis=0)
-    return ops.cast(widest[:, 0], ops.wide)
+    return problem.greatest(ops.cast(widest[:, 0], ops.wide))

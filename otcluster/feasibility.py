@@ -26,26 +26,28 @@ def is_infeasible(problem: Problem) -> bool:
     """Whether it can be proven that no plan has the masses of ``problem`` (any of them, in a batch)."""
     owners, allowed, mass = _patterns(problem)
     wanted = np.asarray(problem.ops.to_numpy(problem.clusters), dtype=np.float64)
-    total = np.maximum(np.bincount(owners, weights=mass, minlength=len(wanted)), np.finfo(float).tiny)
+    total = np.maximum(np.asarray(problem.ops.to_numpy(problem.totals), dtype=np.float64), np.finfo(float).tiny)
     kernel = allowed.astype(np.float64)
     scaling = np.where(wanted > 0, 1.0, 0.0)
     for rounds in range(_ROUNDS):
         sums = np.einsum("ij,ij->i", kernel, scaling[owners])
         factor = np.divide(mass, sums, out=np.zeros_like(mass), where=sums > 0)
-        columns = scaling * _segment_sum(kernel * factor[:, None], owners, len(wanted))
+        columns = scaling * _everywhere(problem, _segment_sum(kernel * factor[:, None], owners, len(wanted)))
         wrong = np.abs(columns - wanted).sum(axis=1) / total
         if np.all(wrong <= _SLACK):
             return False
-        if rounds % 10 == 0 and _violated(owners, allowed, mass, wanted, total, scaling):
+        if rounds % 10 == 0 and _violated(problem, owners, allowed, mass, wanted, total, scaling):
             return True
         with np.errstate(divide="ignore"):
             scaling = np.where(wanted > 0, scaling * wanted / np.maximum(columns, 1e-300), 0.0)
         scaling /= np.maximum(scaling.max(axis=1, keepdims=True), 1e-300)
         scaling = np.where(wanted > 0, np.maximum(scaling, 1e-280), 0.0)
-    return _violated(owners, allowed, mass, wanted, total, scaling)
+    return _violated(problem, owners, allowed, mass, wanted, total, scaling)
 
 
-def _violated(owners: Ints, allowed: Bools, mass: Floats, wanted: Floats, total: Floats, scaling: Floats) -> bool:
+def _violated(
+    problem: Problem, owners: Ints, allowed: Bools, mass: Floats, wanted: Floats, total: Floats, scaling: Floats
+) -> bool:
     """Whether the lowest clusters, for any cut of their order, are too small for the samples confined to them."""
     order = np.argsort(scaling, axis=1, kind="stable")
     rank = np.argsort(order, axis=1, kind="stable")
@@ -53,6 +55,7 @@ def _violated(owners: Ints, allowed: Bools, mass: Floats, wanted: Floats, total:
     joins = highest >= 0
     confined = np.zeros_like(wanted)
     np.add.at(confined, (owners[joins], highest[joins]), mass[joins])
+    confined = _everywhere(problem, confined)
     room = np.take_along_axis(wanted, order, axis=1)
     return bool(np.any(np.cumsum(confined, axis=1) - np.cumsum(room, axis=1) > _SLACK * total[:, None]))
 
@@ -71,6 +74,8 @@ def _patterns(problem: Problem) -> tuple[Ints, Bools, Floats]:
             bits = np.packbits(allowed[at] & open_[owner], axis=1)
             fields = [owner.astype("<i8")[:, None].view(np.uint8), bits, weights[batch, rows][:, None].view(np.uint8)]
             keys.append(np.concatenate(fields, axis=1))
+    if not keys:  # a rank without rows
+        return np.zeros(0, np.int64), np.zeros((0, problem.n_clusters), np.bool_), np.zeros(0)
     table = np.concatenate(keys)
     split = table.shape[1] - 8
     distinct, which = np.unique(np.ascontiguousarray(table[:, :split]), axis=0, return_inverse=True)
@@ -85,3 +90,12 @@ def _segment_sum(values: Floats, owners: Ints, n: int) -> Floats:
     sums = np.zeros((n, values.shape[1]))
     np.add.at(sums, owners, values)
     return sums
+
+
+def _everywhere(problem: Problem, sums: Floats) -> Floats:
+    """The sums over all samples, from those over the rows here."""
+    if problem.reducer is None:
+        return sums
+    ops = problem.ops
+    (total,) = problem.summed(ops.asarray(sums, ops.wide))
+    return np.asarray(ops.to_numpy(total), dtype=np.float64)

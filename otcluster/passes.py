@@ -69,7 +69,7 @@ def first_potential(problem: Problem, epsilon: float) -> Array:
     fused = fused_passes(problem)
     if bounds is not None and fused is not None:
         columns = fused.kernel_columns(tiles(problem, whole=True), Terms(None, nothing, epsilon, bounds[1]))
-        return raised(problem, nothing - (bounds[1] + NATS_BELOW * epsilon), columns, epsilon)
+        return raised(problem, nothing - (bounds[1] + NATS_BELOW * epsilon), problem.summed(columns)[0], epsilon)
     if bounds is not None:
         offset = ops.full((1, 1, 1), -bounds[1] / epsilon - BELOW, problem.dtype)
         room = _room(problem)
@@ -79,7 +79,7 @@ def first_potential(problem: Problem, epsilon: float) -> Array:
             return _down(problem, rows, ops.weighted(kernel, problem.weights[batches, rows]))
 
         columns = _fold(problem, read_all, operator.add, nothing)
-        return raised(problem, nothing - (bounds[1] + BELOW * epsilon), columns, epsilon)
+        return raised(problem, nothing - (bounds[1] + BELOW * epsilon), problem.summed(columns)[0], epsilon)
 
     def read(batches: slice, rows: slice, scores: Array) -> tuple[Array, Array]:
         weights = problem.weights[batches, rows]
@@ -99,6 +99,10 @@ def first_potential(problem: Problem, epsilon: float) -> Array:
         return top, sums[0] + sums[1]
 
     top, sums = _fold(problem, read, merge, (empty, nothing))
+    if problem.reducer is not None:
+        everywhere = problem.greatest(ops.cast(top, ops.wide))
+        (sums,) = problem.summed(merge((top, sums), (everywhere, nothing))[1])
+        top = everywhere
     start = xp.where(top == -_INFINITY, xp.zeros_like(top), -top)
     return raised(problem, ops.cast(start, ops.wide), sums, epsilon)
 
@@ -125,7 +129,7 @@ def plan_columns(
     ops, xp = problem.ops, problem.ops.xp
     fused = fused_passes(problem) if look is None else None
     if fused is not None:
-        return fused.plan_columns(tiles(problem, whole=True), _terms(problem, g, epsilon))
+        return _summed(problem, *fused.plan_columns(tiles(problem, whole=True), _terms(problem, g, epsilon)))
     kernel_of = _kernel(problem, g, epsilon)
     nobody = ops.full((problem.n_problems, 1), 0.0, ops.wide)
 
@@ -144,7 +148,7 @@ def plan_columns(
         return one[0] + two[0], one[1] + two[1]
 
     columns, lost = _fold(problem, read, merge, (ops.full((problem.n_problems, problem.n_clusters), 0.0, ops.wide), nobody))
-    return columns, lost[:, 0]
+    return _summed(problem, columns, lost[:, 0])
 
 
 def column_error(problem: Problem, columns: Array, lost: Array) -> Array:
@@ -234,7 +238,12 @@ def label_mass(problem: Problem, labels: Array) -> Array:
     segments = xp.where(taken, owner * k + labels, xp.zeros_like(labels))
     mass = xp.where(taken, problem.weights, xp.zeros_like(problem.weights))
     sums = ops.segment_sum(xp.reshape(mass, (-1, 1)), xp.reshape(segments, (-1,)), problem.n_problems * k)
-    return xp.reshape(sums, (problem.n_problems, k))
+    return problem.summed(xp.reshape(sums, (problem.n_problems, k)))[0]
+
+
+def _summed(problem: Problem, columns: Array, lost: Array) -> tuple[Array, Array]:
+    columns, lost = problem.summed(columns, lost)
+    return columns, lost
 
 
 def _representable(problem: Problem, epsilon: float) -> float:

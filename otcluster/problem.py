@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from otcluster._ops import GenericOps
 from otcluster._ops.generic import Array
 from otcluster.checks import InfeasibleError, check_values
 from otcluster.scores import DenseScores, PointScores, Scores
+
+if TYPE_CHECKING:
+    from otcluster.distributed import Reducer
 
 __all__ = ["InfeasibleError", "Problem"]
 
@@ -31,6 +35,9 @@ class Problem:
         n_groups: How many groups there are, required with ``groups``.
         check_values: Look for NaN, +inf, disagreeing totals, group ids out of range and samples or clusters that nothing may
             be assigned to. Shapes and dtypes are checked always.
+        sharded: The rows are those of one rank, and ``solve(..., reducer=)`` is to join them with those of the others.
+            ``cluster_mass`` and ``cluster_share`` are then those of all samples together, and impossible values are raised
+            by ``solve``, on every rank.
 
     Raises:
         TypeError: An argument has the wrong type or dtype.
@@ -67,6 +74,13 @@ class Problem:
     """Whether any pair is forbidden; None if nobody looked."""
     bounds: tuple[float, float] | None
     """Between what the scores lie, where that is known without looking again; None where some are -inf."""
+    sharded: bool
+    fault: ValueError | None
+    """What is wrong with the values of a sharded problem."""
+    reducer: Reducer | None
+    """Sums over the ranks that share the samples; None where all are here."""
+    n_everywhere: int
+    """Samples of all ranks."""
 
     def __init__(
         self,
@@ -78,9 +92,13 @@ class Problem:
         groups: Array | None = None,
         n_groups: int | None = None,
         check_values: bool = True,
+        sharded: bool = False,
     ) -> None:
         if cluster_mass is not None and cluster_share is not None:
             raise ValueError("give cluster_mass (absolute) or cluster_share (relative), not both")
+        if not isinstance(sharded, bool):
+            raise TypeError(f"sharded must be True or False, got {sharded!r}")
+        self._set(sharded=sharded, fault=None, reducer=None)
         source: Scores = scores if isinstance(scores, (DenseScores, PointScores)) else DenseScores(scores)
         with source.ops.quiet():
             self._take_in(source, groups, n_groups, sample_mass, cluster_mass, cluster_share, check_values)
@@ -100,31 +118,45 @@ class Problem:
         arguments = {"sample_mass": sample_mass, "cluster_mass": cluster_mass, "cluster_share": cluster_share, "groups": groups}
         given = {**source.sources, **{name: value for name, value in arguments.items() if value is not None}}
         versions = {name: ops.version(value) for name, value in given.items() if ops.owns(value)}
-        self._set(scores=source, groups=ids, n_groups=count, given=given, versions=versions)
+        self._set(scores=source, groups=ids, n_groups=count, given=given, versions=versions, n_everywhere=source.n_samples)
 
         # The totals of the two sides are compared as they were given, before the dtype of the answer rounds them.
-        exact = self._masses(sample_mass, "sample_mass", self.sample_shape, ops.wide)
-        exact = xp.reshape(exact, (1 if ids is not None else self.n_problems, self.n_samples))
+        exact = self._exact_masses()
         given_totals = self._totals(exact)
         weights = ops.copy(ops.cast(exact, source.dtype))
         self._set(sample_mass=xp.reshape(weights, self.sample_shape), weights=weights)
         self._set(totals=given_totals if sample_mass is None else self._totals(weights))
 
-        name = next((name for name in ("cluster_mass", "cluster_share") if name in given), None)
-        shape = (*self.problem_shape, self.n_clusters)
-        clusters = self._masses(given.get(name or ""), name or "cluster_mass", shape, ops.wide)
-        clusters = xp.reshape(clusters, (self.n_problems, self.n_clusters))
+        clusters, name = self.asked_clusters()
         self._set(closed=clusters == 0, has_forbidden=None, bounds=source.known_bounds)
         if check and ops.may_check:
-            has_forbidden, bounds = check_values(self, exact, given_totals, clusters, name)
-            self._set(has_forbidden=has_forbidden, bounds=bounds)
+            try:
+                has_forbidden, bounds = check_values(self, exact, given_totals, clusters, name)
+                self._set(has_forbidden=has_forbidden, bounds=bounds)
+            except ValueError as error:
+                if not self.sharded:
+                    raise
+                self._set(fault=error)
+        self.share(clusters, name)
+
+    def asked_clusters(self) -> tuple[Array, str | None]:
+        """Cluster masses or shares as they came in, (n_problems, k), and the argument by which; ones and None by default."""
+        name = next((name for name in ("cluster_mass", "cluster_share") if name in self.given), None)
+        shape = (*self.problem_shape, self.n_clusters)
+        clusters = self._masses(self.given.get(name or ""), name or "cluster_mass", shape, self.ops.wide)
+        return self.ops.xp.reshape(clusters, (self.n_problems, self.n_clusters)), name
+
+    def share(self, clusters: Array, name: str | None) -> None:
+        """Share the totals among the clusters as asked: ``clusters``, by the argument ``name``."""
+        ops, xp = self.ops, self.ops.xp
         if name == "cluster_share":  # sums of shares of any size stay in range
             largest = xp.max(clusters, axis=-1, keepdims=True)
             clusters = clusters / xp.where(largest > 0, largest, xp.ones_like(largest))
         # Scaled also where the totals agree to rounding: a tolerance below that rounding can then be met.
         sums = xp.sum(clusters, axis=-1)
         clusters = clusters * (self.totals / xp.where(sums > 0, sums, xp.ones_like(sums)))[:, None]
-        self._set(clusters=clusters, cluster_mass=ops.cast(xp.reshape(clusters, shape), source.dtype))
+        shape = (*self.problem_shape, self.n_clusters)
+        self._set(clusters=clusters, cluster_mass=ops.cast(xp.reshape(clusters, shape), self.dtype))
 
     def _set(self, **values: Any) -> None:
         for name, value in values.items():
@@ -166,6 +198,31 @@ class Problem:
     def n_problems(self) -> int:
         return math.prod(self.problem_shape)
 
+    def summed(self, *parts: Array) -> tuple[Array, ...]:
+        """Sums over all samples from ``parts``, the sums over the rows here, (n_problems, ...) each; in one exchange."""
+        if self.reducer is None:
+            return parts
+        xp = self.ops.xp
+        widths = [math.prod(part.shape[1:]) for part in parts]
+        laid = [xp.reshape(part, (self.n_problems, width)) for part, width in zip(parts, widths, strict=True)]
+        total = self.reducer.sum(laid[0] if len(laid) == 1 else xp.concat(laid, axis=1))
+        stops = list(itertools.accumulate(widths))
+        sums = [total[:, stop - width : stop] for stop, width in zip(stops, widths, strict=True)]
+        return tuple(xp.reshape(each, tuple(part.shape)) for each, part in zip(sums, parts, strict=True))
+
+    def greatest(self, values: Array) -> Array:
+        """The maximum over all samples from that over the rows here."""
+        return values if self.reducer is None else self.reducer.max(values)
+
+    def need_all_samples(self, what: str) -> None:
+        """Raise ValueError where other ranks hold samples too: ``what`` looks at all at once."""
+        if self.reducer is not None:
+            raise ValueError(f"{what} needs all samples in one process: gather them, and leave sharded and reducer out")
+
+    def exact_totals(self) -> Array:
+        """Mass of the rows here in each problem, (n_problems,), before the dtype of the answer rounds it."""
+        return self._totals(self._exact_masses())
+
     def check_unchanged(self) -> None:
         """Raise RuntimeError if an input was changed in place since: what was found of it may be true no more."""
         for name, version in self.versions.items():
@@ -180,6 +237,11 @@ class Problem:
         other = copy.copy(self)
         other._set(scores=DenseScores(values))
         return other
+
+    def _exact_masses(self) -> Array:
+        """Sample masses as they came in, (batches, n), wide."""
+        exact = self._masses(self.given.get("sample_mass"), "sample_mass", self.sample_shape, self.ops.wide)
+        return self.ops.xp.reshape(exact, (1 if self.groups is not None else self.n_problems, self.n_samples))
 
     def _masses(self, values: Any, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         """Masses in the library, device and shape of the scores, ones where none are given."""

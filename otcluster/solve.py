@@ -7,9 +7,11 @@ from typing import Any
 from otcluster._ops.generic import Array
 from otcluster.assignment import Assignment
 from otcluster.balancing.sizes import Size
+from otcluster.distributed import Reducer
 from otcluster.gradients import Gradient, check_gradient
 from otcluster.problem import Problem
 from otcluster.scores import Scores
+from otcluster.sharding import joined
 from otcluster.solvers import ExactBalanced, LogSinkhorn, Nearest, SinkhornKnopp, Solver, start_potential
 
 
@@ -19,6 +21,7 @@ def solve(
     *,
     start: Assignment | tuple[Array | None, Array] | None = None,
     gradient: Gradient | None = None,
+    reducer: Reducer | None = None,
 ) -> Assignment:
     """Assign the samples of ``problem`` to its clusters.
 
@@ -32,15 +35,21 @@ def solve(
         gradient: :class:`ImplicitGradient` or :class:`UnrolledGradient`: the ``plan()`` and the ``transport_value()`` of the
             answer can then be differentiated after the scores, or the points and the centroids, that are torch tensors.
             Nothing flows to ``start``. Default: no gradient.
+        reducer: Sums over the ranks that share the samples; None when all are here. Every rank makes a problem of its own
+            rows (there may be none), with ``sharded=True``, and calls this with the same solver. ``cluster_mass``,
+            ``cluster_share``, ``n_groups``, centroids and ``start`` are the same on every rank. The answer is that of one
+            process with all rows: errors, status and sizes are those of all samples, and must be asked on every rank, since
+            that may exchange numbers; labels, plan and the potential of the samples are of the rank's rows.
 
     Returns:
         The assignment, which gives labels of shape (..., n), the plan of shape (..., n, k) and the rest on demand.
 
     Raises:
-        TypeError: ``problem`` is no Problem, ``solver`` no solver, ``start`` no start or ``gradient`` no gradient; or
-            ``gradient`` is given and the scores are no torch tensors.
-        ValueError: The solver cannot work on this problem, or begins nowhere (:class:`Nearest`) and a ``start`` is given;
-            or the answer has not the ``gradient`` asked for, or a mass requires one.
+        TypeError: ``problem`` is no Problem, ``solver`` no solver, ``start`` no start, ``gradient`` no gradient or ``reducer``
+            no reducer; or ``gradient`` is given and the scores are no torch tensors.
+        ValueError: The solver cannot work on this problem, or begins nowhere (:class:`Nearest`) and a ``start`` is given; the
+            answer has not the ``gradient`` asked for, or a mass requires one; a rank's values are impossible, or the problem
+            is sharded and there is no reducer.
         RuntimeError: An input was changed in place since the problem was made.
 
     Example:
@@ -54,9 +63,16 @@ def solve(
     if isinstance(solver, type) or not isinstance(solver, Solver):
         raise TypeError(f"solver must be a solver such as SinkhornKnopp(epsilon=0.05), got {solver!r}")
     if gradient is not None:
-        check_gradient(gradient, problem)
-    problem.check_unchanged()
+        check_gradient(gradient, problem, reducer)
+    if reducer is None:
+        if problem.sharded:
+            raise ValueError("problem is sharded and no reducer is given: pass reducer=, or leave sharded=True out")
+        problem.check_unchanged()
+    elif isinstance(reducer, type) or not isinstance(reducer, Reducer):
+        raise TypeError(f"reducer must have the methods sum and max of otcluster.Reducer, got {reducer!r}")
     with problem.ops.quiet():
+        if reducer is not None:
+            problem = joined(problem, solver, reducer, started=start is not None)
         begin = None if start is None else start_potential(problem, start)
         answer = solver.run(problem) if begin is None else solver.run(problem, start=begin)
         return answer if gradient is None else answer.with_gradient(gradient, begin)

@@ -23,6 +23,7 @@ class Row:
         accelerated: Goes there by other steps than rounds.
         integral: Its plan is one of labels, and not the only one of its worth: answers are compared by what they are worth.
         any_mass: Takes samples of any mass and clusters of any share; else samples count one and clusters share equally.
+        sharded: Solves problems whose samples are shared by several ranks.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Row:
     accelerated: bool = False
     integral: bool = False
     any_mass: bool = True
+    sharded: bool = True
 
 
 def _scheduled(epsilon: float) -> otc.LogSinkhorn:
@@ -46,10 +48,19 @@ ROWS = [
     Row("LogSinkhorn, its default", lambda epsilon: otc.LogSinkhorn(epsilon), balances=True, tolerance=1e-6, accelerated=True),
     Row("LogSinkhorn, scheduled", _scheduled, balances=True, tolerance=1e-5, accelerated=True),
     Row("Nearest", lambda epsilon: otc.Nearest(), entropic=False),
-    Row("ExactBalanced", lambda epsilon: otc.ExactBalanced(), entropic=False, balances=True, integral=True, any_mass=False),
+    Row(
+        "ExactBalanced",
+        lambda epsilon: otc.ExactBalanced(),
+        entropic=False,
+        balances=True,
+        integral=True,
+        any_mass=False,
+        sharded=False,
+    ),
 ]
 
 every_solver = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 entropic_solvers = pytest.mark.parametrize("row", [row for row in ROWS if row.entropic], ids=lambda row: row.name)
 balancing_solvers = pytest.mark.parametrize("row", [row for row in ROWS if row.balances], ids=lambda row: row.name)
+sharded_solvers = pytest.mark.parametrize("row", [row for row in ROWS if row.sharded], ids=lambda row: row.name)
 mass_solvers = pytest.mark.parametrize("row", [row for row in ROWS if row.any_mass], ids=lambda row: row.name)

@@ -12,12 +12,24 @@ import torch
 ROOT = Path(__file__).parent.parent
 
 
+class Alone:
+    """The reducer of one rank without others."""
+
+    def sum(self, array):
+        return array
+
+    def max(self, array):
+        return array
+
+
 def given():
     """What the pages take for granted."""
     rng = np.random.default_rng(0)
     backbone = torch.nn.Linear(12, 512)
     return {
         "scores": rng.uniform(-1, 1, (30, 4)),
+        "own_rows_of_scores": rng.uniform(-1, 1, (10, 4)),
+        "reducer": Alone(),
         "class_of_sample": rng.integers(0, 1000, 30),
         "backbone": backbone,
         "optimizer": torch.optim.SGD(backbone.parameters(), lr=0.1),

@@ -70,6 +70,6 @@ class PlainRounds:
 def default_acceleration(problem: Problem) -> Acceleration:
     """:class:`Newton` where curvature is small beside the scores."""
     k = problem.n_clusters
-    n_scores = math.prod(problem.sample_shape) * k
+    n_scores = math.prod(problem.scores.batch_shape) * problem.n_everywhere * k
     small = k <= _MOST_CLUSTERS and problem.n_problems * k * k <= max(_FEW, 2 * n_scores)
     return Newton() if small else PlainRounds()

@@ -63,6 +63,7 @@ class ExactBalanced:
         """Solve ``problem``; prefer :func:`otcluster.solve`."""
         if start is not None:
             raise ValueError("ExactBalanced takes no start: it finds its own prices, and the answer depends on none")
+        problem.need_all_samples("ExactBalanced")
         takes_place = counted(problem)
         ops, xp = problem.ops, problem.ops.xp
         if bool(xp.any((problem.weights != 0) & (problem.weights != 1))):
