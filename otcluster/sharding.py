@@ -56,8 +56,9 @@ def joined(problem: Problem, solver: Any, reducer: Reducer, *, started: bool) ->
             )
     forbidden, least, greatest, tolerance = found[1 + 2 * len(numbers) :]
 
-    known = least < _INFINITY and greatest < _INFINITY
-    bounds = (-least, greatest) if known and -least <= greatest else ((0.0, 0.0) if known else None)
+    if least == greatest == -_INFINITY:
+        least = greatest = 0.0
+    bounds = None if _INFINITY in (least, greatest) else (-least, greatest)
     whole = copy.copy(problem)
     whole._set(reducer=reducer, has_forbidden={0: False, 1: True}.get(int(forbidden)), bounds=bounds)
     clusters, name = problem.asked_clusters()

@@ -69,7 +69,7 @@ def sharded_is_whole(row, case, cuts, make=ThreadReducer):
 @sharded_solvers
 @given(data=st.data())
 def test_law_sharded_is_whole(row, data):
-    case = data.draw(st.one_of(cases(min_n=0, max_n=40), grouped_cases()))
+    case = data.draw(st.one_of(cases(min_n=0, max_n=24), grouped_cases()))
     cuts = data.draw(st.lists(st.integers(0, len(case.scores)), max_size=3))
     if "cluster_share" in case.masses and "groups" not in case.masses and data.draw(st.booleans()):
         total = case.masses.get("sample_mass", np.ones(len(case.scores))).sum()
@@ -116,10 +116,15 @@ def test_law_sharded_is_whole_is_red_for_a_broken_reducer(broken):
         sharded_is_whole(ROWS[0], case, [8], broken)
 
 
-@pytest.mark.parametrize("solver", [otc.SinkhornKnopp(), otc.LogSinkhorn(), otc.LogSinkhorn(acceleration=otc.PlainRounds())])
-def test_float32_plans_of_uneven_ranks_are_within_1e_6(solver):
+@pytest.mark.parametrize("epsilon", [0.1, 0.05])
+@pytest.mark.parametrize("acceleration", [otc.Newton(), otc.PlainRounds(), None])
+def test_float32_plans_of_uneven_ranks_are_within_1e_6(epsilon, acceleration):
     case = Case(clustered_scores(512, 16), {}, "torch", "float32")
-    one = otc.solve(otc.Problem(case.lay(case.scores)), solver)
+    solver = otc.LogSinkhorn(epsilon, acceleration=acceleration) if acceleration else otc.SinkhornKnopp(epsilon)
+    problem = otc.Problem(case.lay(case.scores))
+    if epsilon == 0.05 and problem.ops.kernels(problem.dtype) is None:
+        pytest.skip("exponents of 1 / 0.05 in one float32, as passes have them without numba, are rounded by up to 1e-6")
+    one = otc.solve(problem, solver)
     for cuts in ([64], [0, 1, 300]):
         plan = np.concatenate([rank[0] for rank in answers(solver, case, cuts)])
         np.testing.assert_allclose(plan, to_numpy(one.plan()), rtol=0, atol=1e-6)
