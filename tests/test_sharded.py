@@ -330,3 +330,10 @@ def test_what_looks_at_all_samples_at_once_says_so():
             otc.solve(problem, otc.ExactBalanced(), reducer=reducer)
 
     run_ranks(2, solve)
+
+
+@pytest.mark.parametrize("rows", [0, 4])
+def test_a_rank_without_rows_is_checked_where_looking_costs_a_wait(rows):
+    scores = otc.DenseScores(torch.zeros(rows, 3))
+    scores.ops.eager_checks = False  # as on a GPU
+    assert otc.Problem(scores, sharded=True).has_forbidden is False
