@@ -31,4 +31,5 @@ def transport_value(problem: Problem, plan_of: Callable[[slice, slice, Array], A
         worth = xp.where(plan > 0, plan * scores, xp.zeros_like(scores))
         return _down(problem, rows, ops.cast(ops.row_sum(worth), ops.wide)[..., None])
 
-    return _fold(problem, read, operator.add, ops.full((problem.n_problems, 1), 0.0, ops.wide))[:, 0]
+    worth = _fold(problem, read, operator.add, ops.full((problem.n_problems, 1), 0.0, ops.wide))
+    return problem.summed(worth)[0][:, 0]

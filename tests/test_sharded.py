@@ -337,3 +337,27 @@ def test_a_rank_without_rows_is_checked_where_looking_costs_a_wait(rows):
     scores = otc.DenseScores(torch.zeros(rows, 3))
     scores.ops.eager_checks = False  # as on a GPU
     assert otc.Problem(scores, sharded=True).has_forbidden is False
+
+
+@pytest.mark.parametrize(
+    "solver", [otc.SinkhornKnopp(), otc.LogSinkhorn(), otc.Nearest()], ids=lambda each: type(each).__name__
+)
+def test_the_transport_value_is_that_of_all_samples(solver):
+    scores = clustered_scores(40, 5)
+    whole = otc.solve(otc.Problem(scores), solver).transport_value()
+
+    def value(rank, reducer):
+        own = otc.Problem(scores[:13] if rank == 0 else scores[13:], sharded=True)
+        return otc.solve(own, solver, reducer=reducer).transport_value()
+
+    np.testing.assert_allclose(run_ranks(2, value), [whole] * 2, rtol=1e-9)
+
+
+def test_gradients_need_all_samples_in_one_process():
+    problem = otc.Problem(torch.rand(6, 2, requires_grad=True), sharded=True)
+
+    def record(rank, reducer):
+        with pytest.raises(ValueError, match="needs all samples in one process: leave gradient or reducer away"):
+            otc.solve(problem, otc.LogSinkhorn(), reducer=reducer, gradient=otc.ImplicitGradient())
+
+    run_ranks(2, record)
