@@ -7,6 +7,7 @@ from typing import Any
 from otcluster.assignment import Assignment, Status
 from otcluster.distributed import Reducer
 from otcluster.gradients import ImplicitGradient, UnrolledGradient
+from otcluster.masses import RelaxedKL
 from otcluster.problem import InfeasibleError, Problem
 from otcluster.scores import DenseScores, PointScores
 from otcluster.solve import exact_balanced, log_sinkhorn, nearest, sinkhorn_knopp, solve
@@ -42,6 +43,7 @@ __all__ = [
     "PointScores",
     "Problem",
     "Reducer",
+    "RelaxedKL",
     "SinkhornKnopp",
     "Solver",
     "Status",

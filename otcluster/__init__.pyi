@@ -3,6 +3,7 @@ from otcluster.assignment import Status as Status
 from otcluster.distributed import Reducer as Reducer
 from otcluster.gradients import ImplicitGradient as ImplicitGradient
 from otcluster.gradients import UnrolledGradient as UnrolledGradient
+from otcluster.masses import RelaxedKL as RelaxedKL
 from otcluster.problem import InfeasibleError as InfeasibleError
 from otcluster.problem import Problem as Problem
 from otcluster.scores import DenseScores as DenseScores

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
-from otcluster import passes
+from otcluster import labelling, passes
 from otcluster._ops.generic import Array
 from otcluster.balancing.problems import rounded_labels
 from otcluster.feasibility import is_infeasible
@@ -63,7 +63,11 @@ class Assignment(ABC):
     @property
     @abstractmethod
     def marginal_error(self) -> Array:
-        """Share of the mass in the wrong place, one number per problem: the L1 error of both sides over the total mass."""
+        """Share of the mass in the wrong place, one number per problem: the L1 error of both sides over the total mass.
+
+        A relaxed side (:class:`otcluster.RelaxedKL`) is in the wrong place by as much as a half-round of the clusters would
+        still move: zero at the optimum, whatever the columns are.
+        """
 
     @property
     @abstractmethod
@@ -75,18 +79,20 @@ class Assignment(ABC):
         """The cluster of each sample: the largest entry of its row of the plan, the lowest index among equals.
 
         Returns:
-            int64, (..., n); within the group, when grouped. -1 for a sample of no mass that may join no cluster. The
-            clusters are *not* of equal size in general, however well the plan is balanced.
+            int64, (..., n); within the group, when grouped. -1 for a sample of no mass that may join no cluster, and for one
+            of a partial problem of which more stays outside than goes to any cluster. The clusters are *not* of equal size in
+            general, however well the plan is balanced.
         """
 
     def balanced_labels(self) -> Array:
         """Labels of which each cluster has as many as its mass asks for: the plan, rounded to whole samples.
 
-        The masses are rounded by largest remainder. Of all labels with these sizes that respect forbidden pairs, the likeliest
-        under an entropic plan are those with the largest sum of scores; these are near them, and the same for small problems
-        (up to 65,536 scores). :class:`ExactBalanced` finds them always, and proves it, in more time. Samples of no
-        mass take no place: each has its best cluster, or -1 where it may join none. Prefer :meth:`labels` where each sample
-        should have its likeliest cluster, whatever the sizes.
+        On a relaxed side that is the mass that the plan gives it. The masses are rounded by largest remainder. Of all labels
+        with these sizes that respect forbidden pairs, the likeliest under an entropic plan are those with the largest sum of
+        scores; these are near them, and the same for small problems (up to 65,536 scores). :class:`ExactBalanced` finds them
+        always, and proves it, in more time. Samples of no mass take no place: each has its best cluster, or -1 where it may
+        join none. Of a partial problem, -1 are those that stay outside. Prefer :meth:`labels` where each sample should have
+        its likeliest cluster, whatever the sizes.
 
         Returns:
             int64, (..., n); within the group, when grouped.
@@ -99,11 +105,14 @@ class Assignment(ABC):
         self.problem.need_all_samples("balanced_labels")
         self.problem.check_unchanged()
         with self.problem.ops.quiet():
-            return self._per_sample(rounded_labels(self.problem, self._g, getattr(self, "epsilon", None)))
+            return self._per_sample(rounded_labels(self._to_round(), self._g, getattr(self, "epsilon", None)))
 
     @abstractmethod
     def plan(self) -> Array:
-        """The mass of each sample in each cluster, (..., n, k); rows sum to ``sample_mass``. Formed anew at each call."""
+        """The mass of each sample in each cluster, (..., n, k); rows sum to ``sample_mass``. Formed anew at each call.
+
+        Of a partial problem, they sum to at most that: the rest stays outside.
+        """
 
     @abstractmethod
     def cluster_sizes(self) -> Array:
@@ -135,6 +144,15 @@ class Assignment(ABC):
     def cluster_potential(self) -> Array:
         """The potential of the clusters as solvers hold it: (n_problems, k), in the wide dtype."""
         return self._g
+
+    def _to_round(self) -> Problem:
+        """The problem whose masses :meth:`balanced_labels` meets."""
+        if self.problem.cluster_side is None:
+            return self.problem
+        # A relaxed side asks for no more than the plan gives it.
+        ops = self.problem.ops
+        sizes = ops.xp.reshape(ops.cast(self.cluster_sizes(), ops.wide), (self.problem.n_problems, self.problem.n_clusters))
+        return self.problem.with_clusters(sizes)
 
     def _per_problem(self, values: Array) -> Array:
         return self.problem.ops.xp.reshape(self.problem.ops.copy(values), self.problem.problem_shape)
@@ -181,7 +199,7 @@ class EntropicAssignment(Assignment):
     def _find_status(self) -> Status:
         if self._converged is not None and bool(self.problem.ops.xp.all(self._converged)):
             return Status.CONVERGED
-        if self.problem.has_forbidden:
+        if self.problem.has_forbidden and self.problem.cluster_side is None:
             self.problem.check_unchanged()
             with self.problem.ops.quiet():
                 if is_infeasible(self.problem):
@@ -191,7 +209,7 @@ class EntropicAssignment(Assignment):
     @property
     def marginal_error(self) -> Array:
         if self._error is None:
-            self._error = passes.column_error(self.problem, *self._columns())
+            self._error = passes.column_error(self.problem, self._g, *self._columns(), self.epsilon)
         return self._per_problem(self._error)
 
     @property
@@ -260,7 +278,7 @@ class HardAssignment(Assignment):
     def marginal_error(self) -> Array:
         problem, xp = self.problem, self.problem.ops.xp
         with problem.ops.quiet():
-            assigned = xp.sum(passes.label_mass(problem, self._labels), axis=-1)
+            assigned = xp.sum(labelling.label_mass(problem, self._labels), axis=-1)
             error = (problem.totals - assigned) / xp.where(problem.totals > 0, problem.totals, xp.ones_like(problem.totals))
             return self._per_problem(xp.abs(error))
 
@@ -294,7 +312,7 @@ class HardAssignment(Assignment):
 
     def cluster_sizes(self) -> Array:
         with self.problem.ops.quiet():
-            return self._per_cluster(passes.label_mass(self.problem, self._labels))
+            return self._per_cluster(labelling.label_mass(self.problem, self._labels))
 
 
 class BalancedAssignment(HardAssignment):
@@ -316,7 +334,7 @@ class BalancedAssignment(HardAssignment):
         """Distance of the sizes from the bounds asked for, as a share of the mass, one number per problem."""
         problem, xp = self.problem, self.problem.ops.xp
         with problem.ops.quiet():
-            mass = passes.label_mass(problem, self._labels)
+            mass = labelling.label_mass(problem, self._labels)
             low, high = (problem.ops.cast(bound, mass.dtype) for bound in self._bounds)
             off = xp.sum(xp.clip(low - mass, 0, None) + xp.clip(mass - high, 0, None), axis=-1)
             return self._per_problem(off / xp.where(problem.totals > 0, problem.totals, xp.ones_like(problem.totals)))

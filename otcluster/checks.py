@@ -38,8 +38,10 @@ def check_values(
     ops, xp = problem.ops, problem.ops.xp
     zero = ops.full((), 0.0, ops.wide)
     sums = xp.sum(clusters, axis=-1)
-    apart = _apart(problem, totals, sums)
+    wanted = totals if problem.assigned_mass is None else problem.assigned
+    apart = _apart(problem, wanted, sums)
     starved = (sums == 0) & (totals > 0)
+    beyond = ~((wanted > 0) | ((wanted == 0) & (totals == 0))) | ~(wanted <= (1 + agreement(problem)) * totals)
     ids = problem.groups if problem.groups is not None and problem.n_samples else None
     facts = [
         zero if ids is None else xp.min(ids),
@@ -48,14 +50,15 @@ def check_values(
         _least(problem, clusters),
         xp.max(apart) if problem.n_problems else zero,
         xp.any(starved),
+        zero if problem.assigned_mass is None else xp.any(beyond),
         *_scale_facts(problem, masses),
         *problem.scores.range_facts(),
     ]
     # Where looking costs a wait, the whole survey travels with the first look.
     dense = isinstance(problem.scores, DenseScores)
     survey = _Survey(problem, clusters) if dense and not ops.eager_checks else None
-    first, last, least_sample, least_cluster, furthest, any_starved, lightest, heaviest, low, high, *found = ops.facts(
-        [*facts, *(survey.facts if survey else [])]
+    first, last, least_sample, least_cluster, furthest, any_starved, any_beyond, lightest, heaviest, low, high, *found = (
+        ops.facts([*facts, *(survey.facts if survey else [])])
     )
     finite = math.isfinite(low) and math.isfinite(high)
 
@@ -73,9 +76,15 @@ def check_values(
             problem.scores.raise_not_finite()
     if survey is not None and found[0]:
         survey.raise_bad_score()
+    if any_beyond:
+        at = _first(problem, beyond)
+        raise ValueError(
+            f"assigned_mass must be above 0 and at most the mass of the samples, {float(totals[at])}{_place(problem, at)}, got "
+            f"{float(wanted[at])}: give one number per problem where they differ"
+        )
     # What the rows of other ranks decide is checked when they are joined (otcluster.sharding).
     if given == "cluster_mass" and not problem.sharded and not furthest <= agreement(problem):
-        check_totals(problem, totals, sums, agreement(problem))
+        check_totals(problem, wanted, sums, agreement(problem))
     if any_starved:
         raise InfeasibleError(
             f"cluster_share closes every cluster{_place(problem, _first(problem, starved))}, but there are samples to assign"
@@ -83,18 +92,19 @@ def check_values(
     bounds = (low, high) if finite else problem.scores.known_bounds
     if survey is None:
         return False, bounds
-    if found[2] or (found[3] and not problem.sharded):
+    if found[2] or (found[3] and problem.cluster_side is None and not problem.sharded):
         survey.raise_unreachable()
     return bool(found[1]), bounds
 
 
 def check_totals(problem: Problem, totals: Array, sums: Array, tolerance: float) -> None:
-    """Raise unless the masses of samples and clusters, (n_problems,) each, agree to ``tolerance``."""
+    """Raise unless what is to be assigned and the masses of the clusters, (n_problems,) each, agree to ``tolerance``."""
     wrong = ~(_apart(problem, totals, sums) <= tolerance)
     if bool(problem.ops.xp.any(wrong)):
         at = _first(problem, wrong)
+        other = "sample_mass" if problem.assigned_mass is None else "assigned_mass"
         raise ValueError(
-            "sample_mass and cluster_mass must have the same total, got "
+            f"{other} and cluster_mass must have the same total, got "
             f"{float(totals[at])} and {float(sums[at])}{_place(problem, at)}: scale one of them, or give cluster_share"
         )
 
@@ -161,6 +171,8 @@ class _Survey:
         spread = clusters[:, None, :] if problem.groups is None else xp.take(clusters, problem.groups, axis=0)[None, :, :]
         weighted = problem.weights > 0
         self.lost_rows = weighted & ~xp.any(allowed & (spread > 0), axis=-1)
+        if problem.assigned_mass is not None:  # who may join no cluster stays outside
+            self.lost_rows = xp.zeros_like(self.lost_rows)
         reached = allowed & weighted[..., None]
         if problem.groups is None:
             self.reached = xp.any(reached, axis=-2)

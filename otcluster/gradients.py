@@ -159,13 +159,16 @@ def check_gradient(gradient: Any, problem: Problem, reducer: Any = None) -> None
 
     Raises:
         TypeError: ``gradient`` is no gradient, or the library of the scores records none.
-        ValueError: Something else than the scores (a mass) requires a gradient, or ranks share the samples.
+        ValueError: Something else than the scores (a mass) requires a gradient, masses are relaxed or partial, or ranks share
+            the samples.
     """
     if not isinstance(gradient, Gradient):
         raise TypeError(f"gradient must be None, ImplicitGradient() or UnrolledGradient(), got {gradient!r}")
     if problem.ops.autograd is None:
         found = type(next(iter(problem.scores.sources.values())))
         raise TypeError(f"gradients need torch tensors, got scores of {found.__module__}.{found.__name__}: convert them first")
+    if problem.cluster_side is not None or problem.assigned_mass is not None:
+        raise ValueError(f"{gradient!r} is of strict masses: leave cluster_side and assigned_mass away")
     if reducer is not None:
         raise ValueError(f"{gradient!r} needs all samples in one process: leave gradient or reducer away")
     for name, values in problem.given.items():

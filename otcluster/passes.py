@@ -69,7 +69,8 @@ def first_potential(problem: Problem, epsilon: float) -> Array:
     fused = fused_passes(problem)
     if bounds is not None and fused is not None:
         columns = fused.kernel_columns(tiles(problem, whole=True), Terms(None, nothing, epsilon, bounds[1]))
-        return raised(problem, nothing - (bounds[1] + NATS_BELOW * epsilon), problem.summed(columns)[0], epsilon)
+        columns = problem.summed(columns)[0]
+        return _half_round(problem, nothing - (bounds[1] + NATS_BELOW * epsilon), columns, epsilon)
     if bounds is not None:
         offset = ops.full((1, 1, 1), -bounds[1] / epsilon - BELOW, problem.dtype)
         room = _room(problem)
@@ -79,7 +80,8 @@ def first_potential(problem: Problem, epsilon: float) -> Array:
             return _down(problem, rows, ops.weighted(kernel, problem.weights[batches, rows]))
 
         columns = _fold(problem, read_all, operator.add, nothing)
-        return raised(problem, nothing - (bounds[1] + BELOW * epsilon), problem.summed(columns)[0], epsilon)
+        columns = problem.summed(columns)[0]
+        return _half_round(problem, nothing - (bounds[1] + BELOW * epsilon), columns, epsilon)
 
     def read(batches: slice, rows: slice, scores: Array) -> tuple[Array, Array]:
         weights = problem.weights[batches, rows]
@@ -104,18 +106,27 @@ def first_potential(problem: Problem, epsilon: float) -> Array:
         (sums,) = problem.summed(merge((top, sums), (everywhere, nothing))[1])
         top = everywhere
     start = xp.where(top == -_INFINITY, xp.zeros_like(top), -top)
-    return raised(problem, ops.cast(start, ops.wide), sums, epsilon)
+    return _half_round(problem, ops.cast(start, ops.wide), sums, epsilon)
 
 
 def raised(problem: Problem, g: Array, columns: Array, epsilon: float) -> Array:
     """The clusters' half-round: the potential under which ``columns`` would have been the masses asked for.
 
-    Zero mass is -inf. A column whose entries all vanish is raised by what the dtype can resolve.
+    Zero mass is -inf. A column whose entries all vanish is raised by what the dtype can resolve. A relaxed side takes only
+    a part of that potential.
     """
-    xp = problem.ops.xp
+    side = problem.cluster_side
+    return _half_round(problem, g if side is None else side.settled(problem.ops.xp, g, problem.clusters), columns, epsilon)
+
+
+def _half_round(problem: Problem, g: Array, columns: Array, epsilon: float) -> Array:
+    xp, side = problem.ops.xp, problem.cluster_side
     smallest = float(xp.finfo(problem.dtype).smallest_normal)
     ratio = xp.log(problem.clusters) - xp.log(xp.clip(columns, smallest, None))
-    return g + _representable(problem, epsilon) * ratio
+    there = g + _representable(problem, epsilon) * ratio
+    if side is None:
+        return there
+    return xp.where(problem.clusters > 0, side.pull(xp, problem.clusters, epsilon) * there, there)
 
 
 def plan_columns(
@@ -151,10 +162,15 @@ def plan_columns(
     return _summed(problem, columns, lost[:, 0])
 
 
-def column_error(problem: Problem, columns: Array, lost: Array) -> Array:
-    """Share of the mass in the wrong place, (n_problems,), given what :func:`plan_columns` found."""
-    xp = problem.ops.xp
-    wrong = xp.sum(xp.abs(columns - problem.clusters), axis=-1) + lost
+def column_error(problem: Problem, g: Array, columns: Array, lost: Array, epsilon: float) -> Array:
+    """Share of the mass in the wrong place, (n_problems,), given what :func:`plan_columns` found.
+
+    On a relaxed side the right place is where the clusters' half-round would put it.
+    """
+    xp, side, wanted = problem.ops.xp, problem.cluster_side, problem.clusters
+    if side is not None:
+        wanted = side.asked(xp, g, columns, problem.clusters, _representable(problem, epsilon))
+    wrong = xp.sum(xp.abs(columns - wanted), axis=-1) + lost
     return wrong / xp.where(problem.totals > 0, problem.totals, xp.ones_like(problem.totals))
 
 
@@ -208,37 +224,6 @@ def plan_labels(problem: Problem, g: Array, epsilon: float) -> Array:
         return xp.where(top > -_INFINITY, largest, xp.full_like(largest, -1))
 
     return _gather(problem, read, (), xp.int64)
-
-
-def nearest(problem: Problem, g: Array) -> tuple[Array, Array]:
-    """The best cluster of each sample under ``scores + g``, and its value: (batches, n) both; -1 and -inf without any."""
-    ops, xp = problem.ops, problem.ops.xp
-    near = ops.cast(g, problem.dtype)
-
-    def read(batches: slice, rows: slice, scores: Array) -> tuple[Array, Array]:
-        shifted = scores + _spread(problem, batches, rows, near)
-        best = ops.row_max(shifted)
-        label = ops.argmax(shifted)
-        return xp.where(best > -_INFINITY, label, xp.full_like(label, -1)), best
-
-    found = [(batches, rows, *read(batches, rows, scores)) for batches, rows, scores in tiles(problem)]
-    labels = _join(problem, [(batches, rows, label) for batches, rows, label, _ in found], (), xp.int64)
-    return labels, _join(problem, [(batches, rows, best) for batches, rows, _, best in found], (), problem.dtype)
-
-
-def label_mass(problem: Problem, labels: Array) -> Array:
-    """Mass of the samples of each label, (n_problems, k)."""
-    ops, xp = problem.ops, problem.ops.xp
-    k = problem.n_clusters
-    if problem.groups is not None:
-        owner = problem.groups[None, :]
-    else:
-        owner = xp.broadcast_to(ops.arange(problem.n_problems)[:, None], labels.shape)
-    taken = labels >= 0
-    segments = xp.where(taken, owner * k + labels, xp.zeros_like(labels))
-    mass = xp.where(taken, problem.weights, xp.zeros_like(problem.weights))
-    sums = ops.segment_sum(xp.reshape(mass, (-1, 1)), xp.reshape(segments, (-1,)), problem.n_problems * k)
-    return problem.summed(xp.reshape(sums, (problem.n_problems, k)))[0]
 
 
 def _summed(problem: Problem, columns: Array, lost: Array) -> tuple[Array, Array]:

@@ -6,11 +6,13 @@ import copy
 import itertools
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from otcluster._ops import GenericOps
 from otcluster._ops.generic import Array
-from otcluster.checks import InfeasibleError, check_values
+from otcluster.checks import InfeasibleError, agreement, check_values
+from otcluster.masses import RelaxedKL, relaxed_side
 from otcluster.scores import DenseScores, PointScores, Scores
 
 if TYPE_CHECKING:
@@ -30,6 +32,11 @@ class Problem:
         cluster_mass: Mass of each cluster, (..., k), or (n_groups, k) when grouped. The total must be that of the samples.
             Default: the total, shared equally. Zero closes a cluster.
         cluster_share: Relative masses of the same shapes, scaled to the mass of each problem. Excludes ``cluster_mass``.
+        assigned_mass: How much of the samples' mass the clusters of each problem share: a number, or one for each, of the shape
+            of the leading dimensions or (n_groups,). The rest stays outside. ``cluster_mass`` must then have this total, and
+            its default and ``cluster_share`` are scaled to it. Default: all of it.
+        cluster_side: How the masses of the clusters bind: None, they are met; a :class:`RelaxedKL`, or its strength as a
+            number, lets columns differ from them at a price.
         groups: Integers of shape (n,): the problem each sample belongs to. Every group has k clusters of its own and
             ``scores[i, j]`` is sample i against cluster j *of its group*. Groups may be empty.
         n_groups: How many groups there are, required with ``groups``.
@@ -56,6 +63,10 @@ class Problem:
     """(..., n), in the dtype of the answer."""
     cluster_mass: Array
     """(..., k) or (n_groups, k), in the dtype of the answer."""
+    assigned_mass: Array | None
+    """What the clusters share, one number per problem in the dtype of the answer; None where that is everything."""
+    cluster_side: RelaxedKL | None
+    """What the masses of the clusters are held to; None where they are to be met."""
     groups: Array | None
     n_groups: int | None
     given: dict[str, Any]
@@ -65,9 +76,11 @@ class Problem:
     weights: Array
     """Sample masses as passes read them: (batches, n)."""
     clusters: Array
-    """Cluster masses as passes read them: (n_problems, k), in the wide dtype, with the totals of the samples."""
+    """Cluster masses as passes read them: (n_problems, k), in the wide dtype, with the totals that are assigned."""
     totals: Array
-    """Mass of each problem: (n_problems,), in the wide dtype."""
+    """Mass of the samples of each problem: (n_problems,), in the wide dtype."""
+    assigned: Array
+    """What the clusters share of it."""
     closed: Array
     """Which clusters the caller closed, by giving them no mass: (n_problems, k)."""
     has_forbidden: bool | None
@@ -89,6 +102,8 @@ class Problem:
         sample_mass: Array | None = None,
         cluster_mass: Array | None = None,
         cluster_share: Array | None = None,
+        assigned_mass: Array | float | None = None,
+        cluster_side: RelaxedKL | float | None = None,
         groups: Array | None = None,
         n_groups: int | None = None,
         check_values: bool = True,
@@ -98,10 +113,10 @@ class Problem:
             raise ValueError("give cluster_mass (absolute) or cluster_share (relative), not both")
         if not isinstance(sharded, bool):
             raise TypeError(f"sharded must be True or False, got {sharded!r}")
-        self._set(sharded=sharded, fault=None, reducer=None)
+        self._set(sharded=sharded, fault=None, reducer=None, cluster_side=relaxed_side(cluster_side))
         source: Scores = scores if isinstance(scores, (DenseScores, PointScores)) else DenseScores(scores)
         with source.ops.quiet():
-            self._take_in(source, groups, n_groups, sample_mass, cluster_mass, cluster_share, check_values)
+            self._take_in(source, groups, n_groups, sample_mass, cluster_mass, cluster_share, assigned_mass, check_values)
 
     def _take_in(
         self,
@@ -111,11 +126,15 @@ class Problem:
         sample_mass: Any,
         cluster_mass: Any,
         cluster_share: Any,
+        assigned_mass: Any,
         check: bool,
     ) -> None:
         ops, xp = source.ops, source.ops.xp
         ids, count = _groups(source, groups, n_groups)
-        arguments = {"sample_mass": sample_mass, "cluster_mass": cluster_mass, "cluster_share": cluster_share, "groups": groups}
+        arguments = {
+            "sample_mass": sample_mass, "cluster_mass": cluster_mass, "cluster_share": cluster_share,
+            "assigned_mass": assigned_mass, "groups": groups,
+        }  # fmt: skip
         given = {**source.sources, **{name: value for name, value in arguments.items() if value is not None}}
         versions = {name: ops.version(value) for name, value in given.items() if ops.owns(value)}
         self._set(scores=source, groups=ids, n_groups=count, given=given, versions=versions, n_everywhere=source.n_samples)
@@ -126,6 +145,12 @@ class Problem:
         weights = ops.copy(ops.cast(exact, source.dtype))
         self._set(sample_mass=xp.reshape(weights, self.sample_shape), weights=weights)
         self._set(totals=given_totals if sample_mass is None else self._totals(weights))
+        self._set(assigned=self.totals, assigned_mass=None)
+        if assigned_mass is not None:
+            number = isinstance(assigned_mass, Real) and not isinstance(assigned_mass, bool)
+            shared = ops.full((), float(assigned_mass), ops.wide) if number else assigned_mass
+            shared = self._masses(shared, "assigned_mass", self.problem_shape, ops.wide, spread=number)
+            self._set(assigned_mass=ops.cast(shared, source.dtype), assigned=xp.reshape(shared, (self.n_problems,)))
 
         clusters, name = self.asked_clusters()
         self._set(closed=clusters == 0, has_forbidden=None, bounds=source.known_bounds)
@@ -137,6 +162,9 @@ class Problem:
                 if not self.sharded:
                     raise
                 self._set(fault=error)
+        if assigned_mass is not None:  # what rounding leaves of nothing is no outside
+            everything = self.assigned >= (1 - agreement(self)) * self.totals
+            self._set(assigned=xp.where(everything, self.totals, self.assigned))
         self.share(clusters, name)
 
     def asked_clusters(self) -> tuple[Array, str | None]:
@@ -147,14 +175,14 @@ class Problem:
         return self.ops.xp.reshape(clusters, (self.n_problems, self.n_clusters)), name
 
     def share(self, clusters: Array, name: str | None) -> None:
-        """Share the totals among the clusters as asked: ``clusters``, by the argument ``name``."""
+        """Share what is assigned among the clusters as asked: ``clusters``, by the argument ``name``."""
         ops, xp = self.ops, self.ops.xp
         if name == "cluster_share":  # sums of shares of any size stay in range
             largest = xp.max(clusters, axis=-1, keepdims=True)
             clusters = clusters / xp.where(largest > 0, largest, xp.ones_like(largest))
         # Scaled also where the totals agree to rounding: a tolerance below that rounding can then be met.
         sums = xp.sum(clusters, axis=-1)
-        clusters = clusters * (self.totals / xp.where(sums > 0, sums, xp.ones_like(sums)))[:, None]
+        clusters = clusters * (self.assigned / xp.where(sums > 0, sums, xp.ones_like(sums)))[:, None]
         shape = (*self.problem_shape, self.n_clusters)
         self._set(clusters=clusters, cluster_mass=ops.cast(xp.reshape(clusters, shape), self.dtype))
 
@@ -238,13 +266,20 @@ class Problem:
         other._set(scores=DenseScores(values))
         return other
 
+    def with_clusters(self, clusters: Array) -> Problem:
+        """The same problem, checked as it is, with other masses of the clusters, (n_problems, k) and wide."""
+        other = copy.copy(self)
+        shape = (*self.problem_shape, self.n_clusters)
+        other._set(clusters=clusters, cluster_mass=self.ops.cast(self.ops.xp.reshape(clusters, shape), self.dtype))
+        return other
+
     def _exact_masses(self) -> Array:
         """Sample masses as they came in, (batches, n), wide."""
         exact = self._masses(self.given.get("sample_mass"), "sample_mass", self.sample_shape, self.ops.wide)
         return self.ops.xp.reshape(exact, (1 if self.groups is not None else self.n_problems, self.n_samples))
 
-    def _masses(self, values: Any, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Masses in the library, device and shape of the scores, ones where none are given."""
+    def _masses(self, values: Any, name: str, shape: tuple[int, ...], dtype: Any, *, spread: bool = False) -> Array:
+        """Masses in the library, device and shape of the scores, ones where none are given; with ``spread`` from one number."""
         ops = self.ops
         if values is None:
             return ops.full(shape, 1.0, dtype)
@@ -254,7 +289,7 @@ class Problem:
         if not ops.is_integer(array):
             ops.float_dtype(array, name)
         try:
-            if tuple(array.shape[-1:]) != shape[-1:]:  # leading dimensions may be broadcast, single masses not
+            if not spread and tuple(array.shape[-1:]) != shape[-1:]:  # leading dimensions may be broadcast, single masses not
                 raise ValueError
             return ops.xp.broadcast_to(ops.cast(array, dtype), shape)
         except (ValueError, RuntimeError):

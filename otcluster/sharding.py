@@ -66,7 +66,7 @@ def joined(problem: Problem, solver: Any, reducer: Reducer, *, started: bool) ->
     counts = problem.ops.full((problem.n_problems, 1), float(problem.n_samples), problem.ops.wide)
     exact, totals, counts = whole.summed(problem.exact_totals()[:, None], problem.totals[:, None], counts)
     exact, totals = exact[:, 0], totals[:, 0]
-    whole._set(totals=totals, n_everywhere=int(xp.max(counts)) if problem.n_problems else 0)
+    whole._set(totals=totals, assigned=totals, n_everywhere=int(xp.max(counts)) if problem.n_problems else 0)
     if forbidden < 2 and name == "cluster_mass":
         check_totals(whole, exact, xp.sum(clusters, axis=-1), tolerance)
     if whole.has_forbidden:

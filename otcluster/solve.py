@@ -9,6 +9,7 @@ from otcluster.assignment import Assignment
 from otcluster.balancing.sizes import Size
 from otcluster.distributed import Reducer
 from otcluster.gradients import Gradient, check_gradient
+from otcluster.partial import PartialAssignment, extended, extended_start
 from otcluster.problem import Problem
 from otcluster.scores import Scores
 from otcluster.sharding import joined
@@ -70,12 +71,21 @@ def solve(
         problem.check_unchanged()
     elif isinstance(reducer, type) or not isinstance(reducer, Reducer):
         raise TypeError(f"reducer must have the methods sum and max of otcluster.Reducer, got {reducer!r}")
+    elif problem.cluster_side is not None or problem.assigned_mass is not None:
+        raise ValueError("cluster_side and assigned_mass need all samples in one process: leave them or the reducer away")
     with problem.ops.quiet():
         if reducer is not None:
             problem = joined(problem, solver, reducer, started=start is not None)
         begin = None if start is None else start_potential(problem, start)
-        answer = solver.run(problem) if begin is None else solver.run(problem, start=begin)
+        if problem.assigned_mass is not None:
+            whole = extended(problem)
+            return PartialAssignment(problem, _run(whole, solver, None if begin is None else extended_start(whole, begin)))
+        answer = _run(problem, solver, begin)
         return answer if gradient is None else answer.with_gradient(gradient, begin)
+
+
+def _run(problem: Problem, solver: Solver, begin: Array | None) -> Assignment:
+    return solver.run(problem) if begin is None else solver.run(problem, start=begin)
 
 
 def sinkhorn_knopp(scores: Array | Scores, *, epsilon: float = 0.05, max_iter: int = 3, **masses: Any) -> Assignment:
@@ -87,8 +97,8 @@ def sinkhorn_knopp(scores: Array | Scores, *, epsilon: float = 0.05, max_iter: i
         scores: Similarities, (..., n, k), larger is closer; or :class:`PointScores`.
         epsilon: Entropic strength, in units of the scores.
         max_iter: Rounds.
-        **masses: ``sample_mass``, ``cluster_mass``, ``cluster_share``, ``groups``, ``n_groups``, ``check_values`` of
-            :class:`Problem`.
+        **masses: ``sample_mass``, ``cluster_mass``, ``cluster_share``, ``cluster_side``, ``assigned_mass``, ``groups``,
+            ``n_groups``, ``check_values`` of :class:`Problem`.
 
     Returns:
         The assignment.
@@ -118,8 +128,8 @@ def log_sinkhorn(
         epsilon: Entropic strength, in units of the scores.
         max_iter: Rounds at most.
         tol: Largest ``marginal_error`` that counts as converged.
-        **masses: ``sample_mass``, ``cluster_mass``, ``cluster_share``, ``groups``, ``n_groups``, ``check_values`` of
-            :class:`Problem`.
+        **masses: ``sample_mass``, ``cluster_mass``, ``cluster_share``, ``cluster_side``, ``assigned_mass``, ``groups``,
+            ``n_groups``, ``check_values`` of :class:`Problem`.
 
     Returns:
         The assignment; its ``status`` says whether the tolerance was met.
@@ -144,8 +154,8 @@ def nearest(scores: Array | Scores, **masses: Any) -> Assignment:
 
     Args:
         scores: Similarities, (..., n, k), larger is closer; or :class:`PointScores`.
-        **masses: ``sample_mass``, ``cluster_mass``, ``cluster_share``, ``groups``, ``n_groups``, ``check_values`` of
-            :class:`Problem`.
+        **masses: ``sample_mass``, ``cluster_mass``, ``cluster_share``, ``cluster_side``, ``assigned_mass``, ``groups``,
+            ``n_groups``, ``check_values`` of :class:`Problem`.
 
     Returns:
         The assignment.

@@ -20,10 +20,10 @@ TORCH_ROOMS = ("_ops/torch.py", "_ops/torch_gradients.py", "_kernels/", "distrib
 FLOORS = [
     ("_kernels",),
     ("_ops",),
-    ("scores", "checks", "problem", "distributed", "sharding"),
-    ("fused", "passes", "curvature", "feasibility"),
+    ("scores", "checks", "masses", "problem", "distributed", "sharding"),
+    ("fused", "passes", "labelling", "curvature", "feasibility"),
     ("balancing",),
-    ("plans", "adjoint", "prices", "gradients", "assignment"),
+    ("plans", "adjoint", "prices", "gradients", "assignment", "partial"),
     ("solvers",),
     ("solve",),
     ("clustering", "metrics"),

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from otcluster import passes
+from otcluster import labelling
 from otcluster._ops.generic import Array
 from otcluster.balancing.exact import balance
 from otcluster.balancing.pairs import Ints
@@ -49,7 +49,7 @@ def balance_all(problem: Problem, takes_place: Bools, low: Ints, high: Ints) -> 
         g[at], gap[at] = -answer.prices, answer.gap
     wide = ops.asarray(g, dtype=ops.wide)
     if not takes_place.all():
-        nearest = [np.asarray(ops.to_numpy(each)) for each in passes.nearest(problem, wide)]
+        nearest = [np.asarray(ops.to_numpy(each)) for each in labelling.nearest(problem, wide)]
         labels, best = np.where(takes_place, labels, nearest[0]), np.where(takes_place, best, nearest[1])
     return Balanced(ops.asarray(labels), wide, ops.asarray(best, dtype=problem.dtype), ops.asarray(gap, dtype=ops.wide))
 
@@ -75,7 +75,7 @@ def rounded_labels(problem: Problem, g: Array, epsilon: float | None) -> Array:
             found = near_balance(problem.scores.part(at, rows), sizes[at], start, epsilon or 0.0)
         labels[batch, slice(None) if rows is None else rows] = found
     if not takes_place.all():
-        labels = np.where(takes_place, labels, problem.ops.to_numpy(passes.nearest(problem, g)[0]))
+        labels = np.where(takes_place, labels, problem.ops.to_numpy(labelling.nearest(problem, g)[0]))
     return problem.ops.asarray(labels)
 
 

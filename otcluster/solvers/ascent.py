@@ -167,7 +167,7 @@ class _Climb:
             columns, lost, shared = curvature.columns_and_shared_mass(problem, self.g, epsilon)
         else:
             columns, lost = passes.plan_columns(problem, self.g, epsilon)
-        error = passes.column_error(problem, columns, lost)
+        error = passes.column_error(problem, self.g, columns, lost, epsilon)
         self.count = self.count + problem.ops.cast(inside, xp.int64)
         if epsilon == self.epsilon:
             better = inside & (error < self.best_error)
@@ -210,17 +210,24 @@ def _step(problem: Problem, point: _Point, damping: Array, epsilon: float) -> Ar
     columns = xp.clip(point.columns, float(xp.finfo(problem.dtype).smallest_normal), None)
     # Not the logarithm of the quotient, which overflows.
     missing = xp.log(xp.where(open_, problem.clusters, xp.ones_like(columns))) - xp.log(columns)
-    # Adding one number to all of g changes no plan, so nothing may ask for it: there Newton's step has no bound.
-    mass = xp.where(open_, columns, xp.zeros_like(columns))
-    total = xp.sum(mass, axis=-1, keepdims=True)
-    mean = xp.sum(mass * missing, axis=-1, keepdims=True) / xp.where(total > 0, total, xp.ones_like(total))
-    missing = xp.where(open_, missing - mean, xp.zeros_like(missing))
+    keep, rest = (1 - damping)[:, None, None], damping[:, None, None]
+    side = problem.cluster_side
+    if side is not None:  # damping 1 is the round of a relaxed side as well, and 0 is Newton's step
+        change = passes.raised(problem, point.g, columns, epsilon) - side.settled(xp, point.g, problem.clusters)
+        missing = xp.where(open_, change / epsilon, xp.zeros_like(columns))
+        keep = side.pull(xp, problem.clusters, epsilon)[..., None] * keep
+        rest = 1 - keep
+    if side is None or side.shifts:
+        # Adding one number to all of g changes no plan, so nothing may ask for it: there Newton's step has no bound.
+        mass = xp.where(open_, columns, xp.zeros_like(columns))
+        total = xp.sum(mass, axis=-1, keepdims=True)
+        mean = xp.sum(mass * missing, axis=-1, keepdims=True) / xp.where(total > 0, total, xp.ones_like(total))
+        missing = xp.where(open_, missing - mean, xp.zeros_like(missing))
     one = ops.arange(problem.n_clusters)
     diagonal = (one[:, None] == one[None, :])[None, ...]
     others = point.shared / columns[..., None]
     others = xp.where(diagonal, xp.zeros_like(others), others)
-    keep = (1 - damping)[:, None, None]
     # 1 - K on the diagonal, as the sum of what is beside it: where a plan is nearly hard the difference would have no digits.
-    on = keep * xp.sum(others, axis=-1)[..., None] + damping[:, None, None]
+    on = keep * xp.sum(others, axis=-1)[..., None] + rest
     step = epsilon * ops.solve(xp.where(diagonal, on, -keep * others), missing)
     return xp.clip(step, -_LONGEST * epsilon, _LONGEST * epsilon)

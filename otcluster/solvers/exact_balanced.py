@@ -64,6 +64,8 @@ class ExactBalanced:
         if start is not None:
             raise ValueError("ExactBalanced takes no start: it finds its own prices, and the answer depends on none")
         problem.need_all_samples("ExactBalanced")
+        if problem.cluster_side is not None:
+            raise ValueError("ExactBalanced meets sizes exactly: leave cluster_side away, or give size_min and size_max")
         takes_place = counted(problem)
         ops, xp = problem.ops, problem.ops.xp
         if bool(xp.any((problem.weights != 0) & (problem.weights != 1))):

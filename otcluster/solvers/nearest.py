@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from otcluster import passes
+from otcluster import labelling
 from otcluster._ops.generic import Array
 from otcluster.assignment import Assignment, HardAssignment
 from otcluster.problem import Problem
@@ -30,8 +30,10 @@ class Nearest:
         """Solve ``problem``; prefer :func:`otcluster.solve`."""
         if start is not None:
             raise ValueError("Nearest takes no start: it looks once at every score, and there is nothing to begin from")
+        if problem.assigned_mass is not None:
+            raise ValueError("Nearest assigns every sample: leave assigned_mass away, or use LogSinkhorn or ExactBalanced")
         ops, xp = problem.ops, problem.ops.xp
         g = ops.full((problem.n_problems, problem.n_clusters), 0.0, ops.wide)
         g = xp.where(problem.closed, xp.full_like(g, -float("inf")), g)
-        labels, best = passes.nearest(problem, g)
+        labels, best = labelling.nearest(problem, g)
         return HardAssignment(problem, self, g, labels, best)

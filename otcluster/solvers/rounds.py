@@ -37,7 +37,7 @@ def run_rounds(
     n_iter = xp.full_like(ops.cast(done, xp.int64), max_iter)
     for rounds in range(1, max_iter + 1):
         columns, lost = passes.plan_columns(problem, g, epsilon)
-        error = passes.column_error(problem, columns, lost)
+        error = passes.column_error(problem, g, columns, lost, epsilon)
         met = error <= limit
         n_iter = xp.where(met & ~done, xp.full_like(n_iter, rounds), n_iter)
         done = done | met

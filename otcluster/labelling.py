@@ -1,0 +1,38 @@
+"""Passes of hard answers: the best cluster of each sample, and the mass that labels give to each cluster."""
+
+from __future__ import annotations
+
+from otcluster._ops.generic import Array
+from otcluster.passes import _INFINITY, _join, _spread, tiles
+from otcluster.problem import Problem
+
+
+def nearest(problem: Problem, g: Array) -> tuple[Array, Array]:
+    """The best cluster of each sample under ``scores + g``, and its value: (batches, n) both; -1 and -inf without any."""
+    ops, xp = problem.ops, problem.ops.xp
+    near = ops.cast(g, problem.dtype)
+
+    def read(batches: slice, rows: slice, scores: Array) -> tuple[Array, Array]:
+        shifted = scores + _spread(problem, batches, rows, near)
+        best = ops.row_max(shifted)
+        label = ops.argmax(shifted)
+        return xp.where(best > -_INFINITY, label, xp.full_like(label, -1)), best
+
+    found = [(batches, rows, *read(batches, rows, scores)) for batches, rows, scores in tiles(problem)]
+    labels = _join(problem, [(batches, rows, label) for batches, rows, label, _ in found], (), xp.int64)
+    return labels, _join(problem, [(batches, rows, best) for batches, rows, _, best in found], (), problem.dtype)
+
+
+def label_mass(problem: Problem, labels: Array) -> Array:
+    """Mass of the samples of each label, (n_problems, k)."""
+    ops, xp = problem.ops, problem.ops.xp
+    k = problem.n_clusters
+    if problem.groups is not None:
+        owner = problem.groups[None, :]
+    else:
+        owner = xp.broadcast_to(ops.arange(problem.n_problems)[:, None], labels.shape)
+    taken = labels >= 0
+    segments = xp.where(taken, owner * k + labels, xp.zeros_like(labels))
+    mass = xp.where(taken, problem.weights, xp.zeros_like(problem.weights))
+    sums = ops.segment_sum(xp.reshape(mass, (-1, 1)), xp.reshape(segments, (-1,)), problem.n_problems * k)
+    return problem.summed(xp.reshape(sums, (problem.n_problems, k)))[0]
