@@ -61,7 +61,9 @@ def page() -> str:
         "",
         "Written by `make bench`. The candidates of a row run in turn; times are medians, a ratio is the median of the ratios",
         "of the turns (how many times faster otcluster is). The error is the largest difference of any plan entry to that of",
-        "the recipe in float64. Passes of otcluster are compiled (the extra `fast`).",
+        "the recipe in float64; where both sides converge to a tolerance, the L1 error of our plan, recomputed; of exact",
+        "sizes, how far the sum of scores lies from the peer's (or the dual gap), as a share of n times their range; else as",
+        "the row says. Passes of otcluster are compiled (the extra `fast`).",
         "The floor is the time to read the scores once a round and once for the answer, at the measured speed of a copy.",
         "",
     ]

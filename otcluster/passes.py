@@ -122,7 +122,7 @@ def raised(problem: Problem, g: Array, columns: Array, epsilon: float) -> Array:
 def _half_round(problem: Problem, g: Array, columns: Array, epsilon: float) -> Array:
     xp, side = problem.ops.xp, problem.cluster_side
     smallest = float(xp.finfo(problem.dtype).smallest_normal)
-    ratio = xp.log(problem.clusters) - xp.log(xp.clip(columns, smallest, None))
+    ratio = problem.ops.log(problem.clusters) - problem.ops.log(xp.clip(columns, smallest, None))
     there = g + _representable(problem, epsilon) * ratio
     if side is None:
         return there

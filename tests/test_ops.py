@@ -108,3 +108,15 @@ def test_products_of_columns_and_systems(library, batch):
     solution = np.asarray(strict.solve(STRICT(products), STRICT(right)))
     np.testing.assert_allclose(to_numpy(ops.solve(lay(products), lay(right))), solution, rtol=1e-10)
     np.testing.assert_allclose((products @ solution[..., None])[..., 0], right, atol=1e-12)
+
+
+@pytest.mark.parametrize("library", LAY)
+def test_logarithms_of_masses_and_of_none(library):
+    values = np.array([[0.0, 1e-300, 1.0, 3.5, 1e300]])
+    with np.errstate(divide="ignore"):
+        expected = np.log(values)
+    ops = select(LAY[library](values), "values")
+    with ops.quiet():
+        found = ops.log(LAY[library](values))
+    assert type(found) is type(LAY[library](values))
+    np.testing.assert_allclose(to_numpy(found), expected, rtol=1e-15)

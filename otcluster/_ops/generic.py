@@ -155,6 +155,10 @@ class GenericOps:
         """``scores * factor + offset``: exponents where nothing is in danger of overflow, in one step."""
         return scores * factor + offset
 
+    def log(self, values: Array) -> Array:
+        """The logarithm of something small, such as the masses of the clusters; -inf of zero."""
+        return self.xp.log(values)
+
     def exp(self, exponents: Array) -> Array:
         """The exponential of an array that nobody else holds."""
         return self.xp.exp(exponents)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import array_api_compat.torch
+import numpy as np
 import torch
 
 from otcluster._ops import compiled, torch_gradients
@@ -116,6 +117,13 @@ class TorchOps(GenericOps):
 
     def scaled(self, scores: Array, factor: float, offset: Array, out: Array | None = None) -> Array:
         return torch.add(offset, scores, alpha=factor, out=out)
+
+    def log(self, values: Array) -> Array:
+        if self.device.type != "cpu" or torch.compiler.is_compiling():
+            return torch.log(values)
+        # torch would wake its threads for a few thousand numbers, and they keep a core busy for longer than that takes.
+        with np.errstate(divide="ignore"):
+            return torch.from_numpy(np.log(values.detach().numpy()))
 
     def exp(self, exponents: Array) -> Array:
         return exponents.exp_()
