@@ -15,7 +15,6 @@ from typing import TypeAlias
 
 from otcluster import passes
 from otcluster._ops.generic import Array
-from otcluster.plans import tile_plan
 from otcluster.problem import Problem
 from otcluster.scores import PointScores
 
@@ -43,7 +42,7 @@ def column_gradient(problem: Problem, g: Array, epsilon: float, upstream: Upstre
     """
     ops = problem.ops
     sums = ops.full((problem.n_problems, problem.n_clusters), 0.0, ops.wide)
-    plan_of = tile_plan(problem, g, epsilon)
+    plan_of = passes.tile_plan(problem, g, epsilon)
     for batches, rows, scores in passes.tiles(problem):
         plan = ops.cast(plan_of(batches, rows, scores), ops.wide)
         down = _through_rows(problem, plan, ops.cast(upstream(batches, rows, scores), ops.wide))
@@ -82,7 +81,7 @@ def source_gradients(
     ops = problem.ops
 
     def part(g: Array, prices: Array, batches: slice, rows: slice, scores: Array, add: Array | None = None) -> Array:
-        plan = tile_plan(problem, g, epsilon)(batches, rows, scores)
+        plan = passes.tile_plan(problem, g, epsilon)(batches, rows, scores)
         at_plan = over_tile(problem, batches, rows, ops.cast(prices, problem.dtype))
         total = _through_rows(problem, plan, at_plan if add is None else at_plan + add) / epsilon
         if direct is not None and add is not None:

@@ -12,7 +12,7 @@ from otcluster._ops.generic import Array
 from otcluster.balancing.problems import rounded_labels
 from otcluster.feasibility import is_infeasible
 from otcluster.gradients import Answer, Gradient
-from otcluster.plans import tile_plan, transport_value
+from otcluster.plans import transport_value
 from otcluster.problem import Problem
 
 _INFINITY = float("inf")
@@ -239,7 +239,7 @@ class EntropicAssignment(Assignment):
     def _value(self) -> Array:
         self.problem.check_unchanged()
         with self.problem.ops.quiet():
-            return self._worth(tile_plan(self.problem, self._g, self.epsilon))
+            return self._worth(passes.tile_plan(self.problem, self._g, self.epsilon))
 
     def with_gradient(self, gradient: Gradient, start: Array | None) -> Assignment:
         gradient.check_solver(self.solver)

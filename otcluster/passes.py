@@ -197,17 +197,25 @@ def plan(problem: Problem, g: Array, epsilon: float) -> Array:
     if fused is not None:
         return fused.plan(tiles(problem, whole=True), _terms(problem, g, epsilon))
     result = problem.ops.room((int(problem.weights.shape[0]), problem.n_samples, problem.n_clusters), problem.dtype)
+    read = tile_plan(problem, g, epsilon, result)
+    if result is None:
+        return _gather(problem, read, (problem.n_clusters,), problem.dtype)
+    for batches, rows, scores in tiles(problem):
+        read(batches, rows, scores)
+    return result
+
+
+def tile_plan(
+    problem: Problem, g: Array, epsilon: float, result: Array | None = None
+) -> Callable[[slice, slice, Array], Array]:
+    """Start a pass: a function that gives the plan of a tile. It lasts until the next call, or is part of ``result``."""
     kernel_of = _kernel(problem, g, epsilon, result)
 
     def read(batches: slice, rows: slice, scores: Array) -> Array:
         kernel, _ = kernel_of(batches, rows, scores)
         return problem.ops.weighted(kernel, _factor(problem, batches, rows, kernel))
 
-    if result is None:
-        return _gather(problem, read, (problem.n_clusters,), problem.dtype)
-    for batches, rows, scores in tiles(problem):
-        read(batches, rows, scores)
-    return result
+    return read
 
 
 def plan_labels(problem: Problem, g: Array, epsilon: float) -> Array:

@@ -1,4 +1,4 @@
-"""The plan in tiles, and what it is worth."""
+"""What a plan is worth."""
 
 from __future__ import annotations
 
@@ -6,19 +6,8 @@ import operator
 from collections.abc import Callable
 
 from otcluster._ops.generic import Array
-from otcluster.passes import _down, _factor, _fold, _kernel
+from otcluster.passes import _down, _fold
 from otcluster.problem import Problem
-
-
-def tile_plan(problem: Problem, g: Array, epsilon: float) -> Callable[[slice, slice, Array], Array]:
-    """Start a pass: a function that gives the plan of a tile, by its batches, rows and scores. It lasts until the next call."""
-    kernel_of = _kernel(problem, g, epsilon)
-
-    def read(batches: slice, rows: slice, scores: Array) -> Array:
-        kernel, _ = kernel_of(batches, rows, scores)
-        return problem.ops.weighted(kernel, _factor(problem, batches, rows, kernel))
-
-    return read
 
 
 def transport_value(problem: Problem, plan_of: Callable[[slice, slice, Array], Array]) -> Array:
