@@ -60,9 +60,28 @@ def test_reductions(library, values):
     np.testing.assert_allclose(to_numpy(ops.column_sum(lay(finite))), finite.sum(-2), atol=1e-13)
 
 
+@pytest.mark.parametrize("compiled", ["1", "0"])
+@pytest.mark.parametrize("library", [*LAY, "array-api-strict"])
+@given(values=tiles(), dtype=st.sampled_from(["float32", "float64"]), ties=st.booleans())
+def test_two_best_of_each_row(library, compiled, values, dtype, ties):
+    matrix = (np.round(values[0], 1) if ties else values[0]).astype(dtype)
+    rows = np.arange(len(matrix))
+    first, others = matrix.argmax(-1), matrix.copy()
+    others[rows, first] = -np.inf
+    second = others.argmax(-1)
+    lay = STRICT if library == "array-api-strict" else LAY[library]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OTCLUSTER_COMPILED", compiled)
+        where, what = select(lay(matrix), "values").two_best(lay(matrix))
+    np.testing.assert_array_equal(to_numpy(where), [first, second])
+    np.testing.assert_array_equal(to_numpy(what), [matrix[rows, first], others[rows, second]])
+    assert to_numpy(what).dtype == dtype
+
+
+@pytest.mark.parametrize("compiled", ["1", "0"])
 @pytest.mark.parametrize("library", [*LAY, "array-api-strict"])
 @given(n=st.integers(0, 60), n_segments=st.integers(1, 9), columns=st.integers(1, 4), seed=st.integers(0, 2**32 - 1))
-def test_segments(library, n, n_segments, columns, seed):
+def test_segments(library, compiled, n, n_segments, columns, seed):
     rng = np.random.default_rng(seed)
     values, segments = rng.standard_normal((n, columns)), rng.integers(0, n_segments, n)
     sums, tops = np.zeros((n_segments, columns)), np.full((n_segments, columns), -np.inf)
@@ -71,7 +90,9 @@ def test_segments(library, n, n_segments, columns, seed):
     lay = STRICT if library == "array-api-strict" else LAY[library]
     ops = select(lay(values), "values")
     np.testing.assert_allclose(to_numpy(ops.segment_sum(lay(values), lay(segments), n_segments)), sums, atol=1e-13)
-    np.testing.assert_array_equal(to_numpy(ops.segment_max(lay(values), lay(segments), n_segments)), tops)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OTCLUSTER_COMPILED", compiled)
+        np.testing.assert_array_equal(to_numpy(ops.segment_max(lay(values), lay(segments), n_segments)), tops)
 
 
 @pytest.mark.parametrize("library", LAY)

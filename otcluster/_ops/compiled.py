@@ -81,6 +81,19 @@ if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
     os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
+def two_best(loops: Any, values: Any, n_threads: int) -> tuple[Any, Any]:
+    """The two largest entries of each row of a matrix: their places and their values, (2, rows) both."""
+    where = np.empty((2, len(values)), dtype=np.int64)
+    what = np.empty((2, len(values)), dtype=values.dtype)
+    over_rows(
+        values.shape[0],
+        values.shape[1],
+        n_threads,
+        lambda thread, start, stop: loops.two_best(values, start, stop, where, what),
+    )
+    return where, what
+
+
 @functools.cache
 def _build(name: str) -> SimpleNamespace:
     """Compile the loops for float32 or float64 scores."""
@@ -239,4 +252,29 @@ def _build(name: str) -> SimpleNamespace:
                 at += 1
             result[i] = at if best > -infinity else -1
 
-    return SimpleNamespace(columns=columns, plan=plan, labels=labels)
+    table = types.Array(array, 2, "A", readonly=True)
+
+    @numba.njit(types.void(table, types.int64, types.int64, types.int64[:, ::1], types.Array(array, 2, "C")), **options)
+    def two_best(values: Any, start: int, stop: int, where: Any, what: Any) -> None:
+        """Write the places and the values of the two largest entries of the rows ``start`` to ``stop``."""
+        for i in range(start, stop):
+            first, second, best, other = 0, 0, -infinity, -infinity
+            for j in range(values.shape[1]):
+                value = values[i, j]
+                if value > other:
+                    if value > best:
+                        first, second, best, other = j, first, value, best
+                    else:
+                        second, other = j, value
+            where[0, i], where[1, i] = first, second
+            what[0, i], what[1, i] = best, other
+
+    @numba.njit(types.void(table, owners, types.Array(array, 2, "C")), **options)
+    def segment_max(values: Any, segments: Any, result: Any) -> None:
+        """Raise ``result`` to the largest of each segment."""
+        for i in range(values.shape[0]):
+            own = segments[i]
+            for j in range(values.shape[1]):
+                result[own, j] = max(result[own, j], values[i, j])
+
+    return SimpleNamespace(columns=columns, plan=plan, labels=labels, two_best=two_best, segment_max=segment_max)

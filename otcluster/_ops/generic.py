@@ -138,6 +138,17 @@ class GenericOps:
         """The index of the largest entry of each row, the lowest one among equals."""
         return self.cast(self.xp.argmax(values, axis=-1), self.xp.int64)
 
+    def two_best(self, values: Array) -> tuple[Array, Array]:
+        """Places and values of the two largest entries of each row of a matrix, (2, rows) both; the lowest place among equals.
+
+        A second of -inf is at place 0.
+        """
+        first = self.argmax(values)
+        columns = self.arange(int(values.shape[-1]))[None, :]
+        others = self.xp.where(first[:, None] == columns, self.full((), -float("inf"), values.dtype), values)
+        where = self.xp.stack([first, self.argmax(others)])
+        return where, self.xp.stack([self.row_max(values), self.row_max(others)])
+
     def row_exponents(
         self, scores: Array, potential: Array, after: Array | None, epsilon: float, out: Array | None = None
     ) -> tuple[Array, Array]:

@@ -53,6 +53,10 @@ class NumpyOps(GenericOps):
             np.maximum(top, values[..., column], out=top)
         return top
 
+    def two_best(self, values: Array) -> tuple[Array, Array]:
+        loops = self.kernels(values.dtype)
+        return super().two_best(values) if loops is None else compiled.two_best(loops, values, self.n_threads)
+
     def picked(self, values: Array, rows: Array, column: int) -> Array:
         return values[rows, column]  # take would copy the whole column first
 
@@ -106,7 +110,10 @@ class NumpyOps(GenericOps):
 
     def segment_max(self, values: Array, segments: Array, n_segments: int) -> Array:
         result = np.full((n_segments, values.shape[1]), -np.inf, dtype=values.dtype)
-        if len(values):
+        loops = self.kernels(values.dtype)
+        if loops is not None:
+            loops.segment_max(values, np.ascontiguousarray(segments), result)
+        elif len(values):
             order = np.argsort(segments, kind="stable")
             keys = segments[order]
             starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]])

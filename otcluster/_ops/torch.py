@@ -102,6 +102,13 @@ class TorchOps(GenericOps):
         window = start.unsqueeze(-1) + torch.arange(block)
         return start + values.gather(-1, window).argmax(dim=-1)
 
+    def two_best(self, values: Array) -> tuple[Array, Array]:
+        loops = self.kernels(values.dtype)
+        if loops is None:
+            return super().two_best(values)
+        where, what = compiled.two_best(loops, values.detach().numpy(), self.n_threads)
+        return torch.from_numpy(where), torch.from_numpy(what)
+
     def room(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return torch.empty(shape, dtype=dtype, device=self.device)
 

@@ -125,17 +125,12 @@ def read_table(scores: Scores) -> npt.NDArray[np.float32]:
 
 def sorted_by_choice(scores: Scores, prices: Floats) -> Ints:
     """The samples by best cluster, the next best, and by how much it is worse."""
-    ops, xp = scores.ops, scores.ops.xp
-    n, k = scores.n_samples, scores.n_clusters
-    columns, lowest = ops.arange(k)[None, :], ops.full((), -np.inf, ops.wide)
-    first, second, margin = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64), np.zeros(n)
+    n = scores.n_samples
+    choice, worth = np.empty((2, n), dtype=np.int64), np.empty((2, n))
     for rows, _, shifted in _tiles(scores, prices):
-        label = ops.argmax(shifted)
-        others = xp.where(label[:, None] == columns, lowest, shifted)
-        best, next_best = host_of(scores, ops.row_max(shifted)), host_of(scores, ops.row_max(others))
-        first[rows], second[rows] = host_of(scores, label), host_of(scores, ops.argmax(others))
-        margin[rows] = np.where(next_best > -np.inf, best, 0.0) - next_best
-    return np.lexsort((margin, second, first))
+        choice[:, rows], worth[:, rows] = (host_of(scores, each) for each in scores.ops.two_best(shifted))
+    margin = np.where(worth[1] > -np.inf, worth[0], 0.0) - worth[1]
+    return np.lexsort((margin, choice[1], choice[0]))
 
 
 def _tiles(scores: Scores, prices: Floats, at_least: int = 1) -> Iterator[tuple[slice, Array, Array]]:

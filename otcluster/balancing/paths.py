@@ -72,16 +72,15 @@ class Paths:
         rows, columns = rows[away], entries.columns[away]
         loss = self.own[rows] - entries.scores[away]
         edge = self.labels[rows] * size + columns
-        order = np.lexsort((loss, edge))
-        edge, loss, rows = edge[order], loss[order], rows[order]
-        first = np.diff(edge, prepend=-1) != 0
-        # Beyond the window the best is known, but not who comes next.
-        known = first | (loss <= window + self.prices[edge // size] - self.prices[edge % size])
-        self.queue_edge, self.queue_loss, self.queue_row = edge[known], loss[known], rows[known]
-        starts = np.flatnonzero(first[known])
-        used = self.queue_edge[starts]
         self.length = np.full(size * size, np.inf)
-        self.length[used] = self.queue_loss[starts]
+        np.minimum.at(self.length, edge, loss)
+        # Beyond the window the best is known, but not who comes next.
+        near = loss <= np.maximum(self.length[edge], window + self.prices[edge // size] - self.prices[edge % size])
+        edge, loss, rows = edge[near], loss[near], rows[near]
+        order = np.lexsort((loss, edge))
+        self.queue_edge, self.queue_loss, self.queue_row = edge[order], loss[order], rows[order]
+        starts = np.flatnonzero(np.diff(self.queue_edge, prepend=-1))
+        used = self.queue_edge[starts]
         self.head = np.full(size * size, _UNKNOWN)
         self.head[used] = self.queue_row[starts]
         self.place = np.full(size * size, len(self.queue_edge))

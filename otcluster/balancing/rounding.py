@@ -15,7 +15,9 @@ from otcluster.balancing.smooth import warm_prices
 from otcluster.scores import Scores
 
 _FEW = 1 << 16
-_ROUNDS = 50
+_READINGS = 20
+_CHOICE = 4
+"""How many times as many samples as must leave a cluster are looked at closely."""
 
 
 def near_balance(scores: Scores, sizes: Ints, prices: Floats | None, epsilon: float) -> Ints:
@@ -37,8 +39,8 @@ def near_balance(scores: Scores, sizes: Ints, prices: Floats | None, epsilon: fl
     prices, _ = warm_prices(scores, sizes, sizes, start=start, quick=True)
     prices = np.where(sizes > 0, prices, np.inf)
     labels, best = best_labels(scores, prices)
-    for _ in range(_ROUNDS):
-        spare = np.bincount(labels[labels >= 0], minlength=k) - sizes
+    for _ in range(_READINGS if labels.min() >= 0 else 0):
+        spare = np.bincount(labels, minlength=k) - sizes
         if not spare.any():
             return labels
         _give(scores, prices, labels, best, spare)
@@ -47,19 +49,30 @@ def near_balance(scores: Scores, sizes: Ints, prices: Floats | None, epsilon: fl
 
 def _give(scores: Scores, prices: Floats, labels: Ints, best: Floats, spare: Ints) -> None:
     """Move samples from clusters with some to spare to their best ones of those that lack some, who loses least first."""
-    lacking = np.flatnonzero(spare < 0)
     rows = np.flatnonzero(spare[labels] > 0)
-    worth = read_rows(scores, rows)[:, lacking] - prices[lacking]
-    which = worth.argmax(axis=1)
-    loss = best[rows] - worth[np.arange(len(rows)), which]
+    loss = best[rows] - best_labels(scores.part(0, rows), np.where(spare < 0, prices, np.inf))[1]
+    # Later, when some clusters are filled, nobody loses less: those who lose least now are enough to choose from.
     order = np.argsort(loss, kind="stable")
-    order = order[loss[order] < np.inf]
-    into, out = lacking[which[order]], labels[rows[order]]
-    # Of each giving cluster the first few, of each taking one the first few of those.
-    kept = _first_of_each(out, np.maximum(spare, 0))
-    order, into = order[kept], into[kept]
-    kept = _first_of_each(into, np.maximum(-spare, 0))
-    labels[rows[order[kept]]] = into[kept]
+    rows = rows[order[_first_of_each(labels[rows[order]], np.where(spare > 0, _CHOICE * spare, 0))]]
+    worth = read_rows(scores, rows) - prices
+    while len(rows):
+        worth[:, spare >= 0] = -np.inf
+        into = worth.argmax(axis=1)
+        loss = best[rows] - worth[np.arange(len(rows)), into]
+        order = np.argsort(loss, kind="stable")
+        order = order[loss[order] < np.inf]
+        # Of each giving cluster the first few, of each taking one the first few of those.
+        order = order[_first_of_each(labels[rows[order]], np.maximum(spare, 0))]
+        order = order[_first_of_each(into[order], np.maximum(-spare, 0))]
+        if not len(order):
+            return
+        moved, there = rows[order], into[order]
+        spare += np.bincount(there, minlength=len(spare)) - np.bincount(labels[moved], minlength=len(spare))
+        labels[moved] = there
+        left = np.ones(len(rows), dtype=bool)
+        left[order] = False
+        left &= spare[labels[rows]] > 0
+        rows, worth = rows[left], worth[left]
 
 
 def _first_of_each(keys: Ints, limits: Ints) -> Ints:

@@ -12,12 +12,18 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import scipy.linalg
+from scipy.linalg.blas import ssyrk
 
+from otcluster import passes
 from otcluster.balancing.pairs import Floats, Ints, read_table, sorted_by_choice
+from otcluster.problem import Problem
 from otcluster.scores import Scores
 
-_DRAWS = (8, 25, 100)
-"""Samples of each draw, as multiples of the clusters."""
+_DRAWS = ((8, 0.1), (25, 0.05), (100, 0.01))
+"""Samples of each draw, as multiples of the clusters, and the share of them that may be in the wrong cluster when they are
+assigned softly: a random draw cannot tell better."""
+_CURVED = 25
+"""So many samples for each cluster tell the curvature well enough."""
 _MOST_ELEMENTS = 1 << 26
 _STEPS = 12
 _HELPS = 0.95
@@ -27,6 +33,7 @@ _SMALLEST = 4e-4
 """The last epsilon, as a share of the range of the scores."""
 _RIDGE = 1e-4
 _NEARBY = 0.5
+_OVERSHOT = 0.25
 _UNTHREADED = 1 << 18
 Table = npt.NDArray[np.float32]
 
@@ -48,10 +55,10 @@ def warm_prices(
     """
     n, k = scores.n_samples, scores.n_clusters
     prices, epsilon = (np.zeros(k), 0.0) if start is None else start
-    draws = [min(m * k, n) for m in (_DRAWS[:-1] if quick else _DRAWS) if 2 * m * k <= n and m * k * k <= _MOST_ELEMENTS]
-    if start is not None:
-        draws = draws[1:]
-    for at, m in enumerate(draws or [min(_DRAWS[0] * k, n)]):
+    fitting = [draw for draw in _DRAWS if 2 * draw[0] * k <= n and draw[0] * k * k <= _MOST_ELEMENTS] or [_DRAWS[0]]
+    draws = fitting[1 if start and len(fitting) > 1 else 0 : len(_DRAWS) - 1 if quick else None]
+    for at, (multiple, tol) in enumerate(draws):
+        m = min(multiple * k, n)
         guided = at > 0 or start is not None
         rows = sorted_by_choice(scores, prices) if guided else np.random.default_rng(0).permutation(n)
         picked = np.sort(rows[((np.arange(m) + 0.5) * (n / m)).astype(np.int64)])
@@ -61,8 +68,8 @@ def warm_prices(
             return prices, 0.0
         epsilon = epsilon or dual.spread / 4
         # Of a draw at random no more can be learnt than its own noise; of the last, what the path search leaves open is little.
-        enough = (0.1 if guided else 0.4) * np.sqrt(k * m) if at + 1 < len(draws) else 0.2 * k
-        prices, epsilon = dual.anneal(prices, epsilon, 0.02 if guided else 0.1, enough)
+        enough = (0.1 if guided else 0.4) * np.sqrt(k * m) if quick or at + 1 < len(draws) else 0.2 * k
+        prices, epsilon = dual.anneal(prices, epsilon, tol, enough)
     return prices, dual.window(prices)
 
 
@@ -80,8 +87,9 @@ class SmoothedDual:
     def __init__(self, table: Table, low: Floats, high: Floats) -> None:
         self.table, self.low, self.high = table, low, high
         self.m, self.k = table.shape
+        self.samples = Problem(table, check_values=False)
+        self.few = Problem(table[:: max(1, self.m // (_CURVED * self.k))], check_values=False)
         finite = table[np.isfinite(table)]
-        self.room = [np.empty_like(table), np.empty_like(table)]
         self.spread = -float(finite.min()) if finite.size else 0.0
 
     def anneal(self, prices: Floats, epsilon: float, tol: float, enough: float) -> tuple[Floats, float]:
@@ -117,47 +125,35 @@ class SmoothedDual:
 
     def _minimise(self, prices: Floats, epsilon: float, tol: float) -> tuple[Floats, bool]:
         """The minimum at ``epsilon``, and whether it was found."""
-        value, gradient, soft = self._at(prices, epsilon)
+        gradient = self._gradient(prices, epsilon)
         for taken in range(_STEPS):
             if taken and np.abs(gradient).sum() <= tol * self.m:
                 return prices, True
-            step = self._newton_step(prices, gradient, soft, epsilon)
-            if not np.any(step) or not np.all(np.isfinite(step)):
+            step = self._newton_step(prices, gradient, epsilon)
+            slope = float(gradient @ step)
+            if not slope < 0:
                 return prices, False
             # A soft assignment knows nothing of prices many epsilons away.
-            slope, length = float(gradient @ step), min(1.0, _REACH * epsilon / float(np.abs(step).max()))
+            length = min(1.0, _REACH * epsilon / float(np.abs(step).max()))
             while True:
-                ahead = self._at(prices + length * step, epsilon)
-                if ahead[0] <= value + 1e-4 * length * slope or length < 1e-4:
+                ahead = self._gradient(prices + length * step, epsilon)
+                # The slope rises along the step, from below zero: as long as it is not far above, the step was not too long.
+                there = float(ahead @ step)
+                if there <= -_OVERSHOT * slope:
                     break
-                length *= 0.4
-            if not ahead[0] < value:
-                break
-            prices = prices + length * step
-            value, gradient, soft = ahead
+                if length < 1e-4:
+                    return prices, False
+                length *= min(max(slope / (slope - there), 0.1), 0.5)
+            prices, gradient = prices + length * step, ahead
         return prices, bool(np.abs(gradient).sum() <= tol * self.m)
 
-    def _at(self, prices: Floats, epsilon: float) -> tuple[float, Floats, Table]:
-        """The value, its gradient and the soft assignment."""
-        # Seven digits are enough for exponents, and exponentials of them take a fraction of the time.
-        soft = np.subtract(self.table, prices.astype(np.float32), out=self.room[0])
-        self.room.reverse()  # what was found before is still asked for
-        top = soft.max(axis=1)
-        soft -= top[:, None]
-        soft *= np.float32(1 / epsilon)
-        np.exp(soft, out=soft)
-        sums = soft.sum(axis=1)
-        soft /= sums[:, None]
-        taken = soft.sum(axis=0).astype(np.float64)
-        some = self.high - self.low
-        value = float((epsilon * np.log(sums) + top).sum(dtype=np.float64))
-        value += float((self.low * prices + some * epsilon * np.logaddexp(0.0, prices / epsilon)).sum())
-        return value, self.low + some * _logistic(prices / epsilon) - taken, soft
+    def _gradient(self, prices: Floats, epsilon: float) -> Floats:
+        taken = passes.plan_columns(self.samples, -prices[None], epsilon)[0][0]
+        gradient: Floats = self.low + (self.high - self.low) * _logistic(prices / epsilon) - taken
+        return gradient
 
-    def _newton_step(self, prices: Floats, gradient: Floats, soft: Table, epsilon: float) -> Floats:
-        # A quarter of the last draw tells the curvature well enough.
-        step = max(1, self.m // (_DRAWS[1] * self.k))
-        both = step * _gram(soft[::step])
+    def _newton_step(self, prices: Floats, gradient: Floats, epsilon: float) -> Floats:
+        both = (self.m / self.few.n_samples) * _gram(passes.plan(self.few, -prices[None], epsilon)[0])
         share = _logistic(prices / epsilon)
         curve = np.diag(both.sum(axis=1) + (self.high - self.low) * share * (1 - share)) - both
         # Without a ridge a price that nothing depends on would be undetermined.
@@ -171,7 +167,8 @@ class SmoothedDual:
 
     def _misplaced(self, prices: Floats) -> float:
         """How many samples are in the wrong cluster, each in its best one."""
-        counts = np.bincount((self.table - prices.astype(np.float32)).argmax(axis=1), minlength=self.k)
+        labels = passes.plan_labels(self.samples, -prices[None], 1.0)[0]
+        counts = np.bincount(labels[labels >= 0], minlength=self.k)
         return float(np.maximum(counts - self.high, 0).sum() + np.maximum(self.low - counts, 0).sum()) / 2
 
 
@@ -182,11 +179,10 @@ def _gram(soft: Table) -> Floats:
     if rows < 2:
         return (soft.T @ soft).astype(np.float64)
     # Products this small are not worth threads, and where cores are busy, waiting for a thread costs many times the product.
-    both, part = np.zeros((k, k)), np.empty((k, k), dtype=np.float32)
+    upper = np.zeros((k, k), dtype=np.float32, order="F")
     for first in range(0, m, rows):
-        some = soft[first : first + rows]
-        both += np.matmul(some.T, some, out=part)
-    return both
+        upper = ssyrk(1.0, soft[first : first + rows].T, 1.0, upper, overwrite_c=True)
+    return upper.astype(np.float64) + np.triu(upper, 1).T
 
 
 def _logistic(x: Floats) -> Floats:
