@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -150,3 +152,14 @@ def test_the_environment_says_how_many_threads(monkeypatch, asked, threads):
     assert compiled.available_threads() == threads
     monkeypatch.delenv("OMP_NUM_THREADS")
     assert compiled.available_threads() >= 1
+
+
+def test_another_process_finds_what_was_compiled(tmp_path):
+    # Of files, not of seconds: numba would add some for what it compiles anew.
+    code = "import numpy, otcluster; otcluster.sinkhorn_knopp(numpy.ones((3, 2), numpy.float32)).labels()"
+    kept = []
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)})
+        kept.append(sorted(path.name for path in tmp_path.rglob("*.nb?")))
+    assert len(kept[0]) >= 5
+    assert kept[0] == kept[1]
