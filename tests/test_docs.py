@@ -4,12 +4,33 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+
+import otcluster as otc
+from tests.reducers import run_ranks
 
 ROOT = Path(__file__).parent.parent
+PAGES = [
+    "README.md",
+    "docs/choosing.md",
+    "docs/coming-from.md",
+    "docs/dnc.md",
+    "docs/numerics.md",
+    "docs/solvers.md",
+]
+# What examples may import beyond what the library needs, and where it comes from.
+OTHERS = {
+    "geomloss": "geomloss",
+    "k_means_constrained": "k-means-constrained",
+    "ot": "POT",
+    "ott": "ott-jax",
+    "sklearn": "scikit-learn",
+}
 
 
 class Alone:
@@ -22,6 +43,11 @@ class Alone:
         return array
 
 
+def on_ranks(parts, function):
+    """What ``function(part, reducer)`` returns on each of some ranks, put together."""
+    return np.concatenate(run_ranks(len(parts), lambda rank, reducer: function(parts[rank], reducer)))
+
+
 def given():
     """What the pages take for granted."""
     rng = np.random.default_rng(0)
@@ -30,6 +56,7 @@ def given():
         "scores": rng.uniform(-1, 1, (30, 4)),
         "own_rows_of_scores": rng.uniform(-1, 1, (10, 4)),
         "reducer": Alone(),
+        "on_ranks": on_ranks,
         "class_of_sample": rng.integers(0, 1000, 30),
         "backbone": backbone,
         "optimizer": torch.optim.SGD(backbone.parameters(), lr=0.1),
@@ -37,11 +64,62 @@ def given():
     }
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/solvers.md", "docs/dnc.md"])
+def blocks(page):
+    """The examples of a page, each with the modules of ``OTHERS`` that it imports, in lines as they are in the page."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for block in re.finditer(r"```python\n(.*?)```", text, re.DOTALL):
+        code = block[1]
+        imported = set(re.findall(r"^(?:import|from) (\w+)", code, re.MULTILINE))
+        yield "\n" * text.count("\n", 0, block.start(1)) + code, imported & OTHERS.keys()
+
+
+def run(page, other=None):
+    """Run the examples of a page that need nothing else, and those that need the module ``other``: what they define."""
+    names = given()
+    chosen = [code for code, needed in blocks(page) if needed <= {other}]
+    assert chosen
+    for code in chosen:
+        exec(compile(code, page, "exec"), names)
+    return names
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_the_examples_of_a_page_run(page):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
-    assert blocks
-    exec(compile("\n".join(blocks), page, "exec"), given())
+    run(page)
+
+
+@pytest.mark.parametrize(
+    ("page", "other"),
+    [(page, other) for page in PAGES for other in sorted(set().union(*(needed for _, needed in blocks(page))))],
+)
+def test_the_examples_beside_another_package_run(page, other):
+    pytest.importorskip(other, reason=f"examples of {page} need {OTHERS[other]}, which is not installed")
+    run(page, other)
+
+
+def test_the_reducer_over_torch_distributed_that_a_page_shows_is_one():
+    scores = torch.rand(30, 4)
+    problem = otc.Problem(scores, sharded=True)
+    reducer = run("docs/coming-from.md")["AllReduce"]()
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        plan = otc.solve(problem, otc.LogSinkhorn(), reducer=reducer).plan()
+    finally:
+        dist.destroy_process_group()
+    torch.testing.assert_close(plan, otc.log_sinkhorn(scores).plan())
+
+
+def test_the_decision_picture_has_words_for_those_who_do_not_see_it_and_knows_the_solvers():
+    picture = ElementTree.parse(ROOT / "docs/images/choosing.svg").getroot()
+    svg = "{http://www.w3.org/2000/svg}"
+    described = "".join(picture.find(svg + "desc").itertext())
+    alternative = re.search(r"!\[([^]]+)\]\(images/choosing.svg\)", (ROOT / "docs/choosing.md").read_text(encoding="utf-8"))[1]
+    named = [text.text for text in picture.iter(svg + "text") if text.get("class") == "name"]
+    assert len(named) == 4
+    for solver in named:
+        assert isinstance(eval(solver, vars(otc).copy()), otc.solvers.Solver)
+        assert solver in described
+        assert solver.removesuffix("()") in alternative
 
 
 def test_links_between_pages_lead_somewhere():
