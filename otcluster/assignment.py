@@ -12,8 +12,10 @@ from otcluster._ops.generic import Array
 from otcluster.balancing.problems import rounded_labels
 from otcluster.feasibility import is_infeasible
 from otcluster.gradients import Answer, Gradient
+from otcluster.new_samples import problem_of_new_samples
 from otcluster.plans import transport_value
 from otcluster.problem import Problem
+from otcluster.scores import Scores
 
 _INFINITY = float("inf")
 
@@ -128,6 +130,49 @@ class Assignment(ABC):
         Returns:
             One number per problem: the batch shape, or (n_groups,).
         """
+
+    def assign(self, scores: Array | Scores, *, sample_mass: Array | None = None, groups: Array | None = None) -> Assignment:
+        """Assign other samples to the same clusters, under the potential of the clusters that this answer holds.
+
+        That potential stays as it is: no rounds are done, and what becomes of a new sample does not depend on the others. Rows
+        of the plan are exact. The masses of the clusters, which are the old shares of the new mass, are met as far as the new
+        samples are like the old ones: ``marginal_error`` says how far. ``status`` is FIXED_ROUNDS, after 0 rounds (CONVERGED
+        for :class:`Nearest`, which holds to no masses). Prefer :func:`otcluster.solve` with ``start`` where the new samples
+        must be balanced themselves.
+
+        Prices of :class:`ExactBalanced` give each new sample its best cluster, and no sizes are met. A partial problem leaves
+        outside what likes no cluster enough, whatever the share of it. A group that had no samples has no prices: its new
+        samples go by their scores alone.
+
+        Args:
+            scores: Similarities of the new samples and the same clusters, (..., n_new, k), with the leading dimensions of this
+                answer; or a :class:`PointScores`. In the library, on the device and in the precision of the old scores.
+            sample_mass: Mass of each new sample, (..., n_new). Default: ones.
+            groups: The group of each new sample, (n_new,), if this answer is of groups.
+
+        Returns:
+            The assignment of the new samples, without a gradient. Samples that ranks share are those of this rank.
+
+        Raises:
+            TypeError: ``scores`` are of another library or precision.
+            ValueError: They are of another number of clusters or other leading dimensions, ``groups`` are missing or given for
+                nothing, or a value is impossible.
+            InfeasibleError: A new sample may join no cluster.
+
+        Example:
+            >>> import numpy as np
+            >>> import otcluster as otc
+            >>> answer = otc.log_sinkhorn(np.array([[1.0, 0.0], [0.9, 0.8]]), epsilon=0.05)
+            >>> answer.assign(np.array([[0.9, 0.0], [0.7, 0.6], [0.2, 0.9]])).labels()
+            array([0, 1, 1])
+        """
+        problem = problem_of_new_samples(self.problem, scores, sample_mass, groups)
+        with problem.ops.quiet():
+            return self._for_samples(problem, self._g)
+
+    @abstractmethod
+    def _for_samples(self, problem: Problem, g: Array) -> Assignment:
+        """The answer for the samples of ``problem`` under the potential ``g``, (n_problems, k)."""
 
     def with_gradient(self, gradient: Gradient, start: Array | None) -> Assignment:
         """The same answer, with ``gradient`` recorded; called by :func:`otcluster.solve`.
@@ -255,6 +300,15 @@ class EntropicAssignment(Assignment):
     def cluster_sizes(self) -> Array:
         return self._per_cluster(self._columns()[0])
 
+    def _for_samples(self, problem: Problem, g: Array) -> Assignment:
+        xp = problem.ops.xp
+        # A group without samples ended without a price, which for open clusters is the price of nothing.
+        answer = EntropicAssignment(
+            problem, self.solver, xp.where(xp.isfinite(g) | (problem.clusters <= 0), g, xp.zeros_like(g)), self.epsilon, 0
+        )
+        answer._status = Status.FIXED_ROUNDS
+        return answer
+
     def _columns(self) -> tuple[Array, Array]:
         if self._sums is None:
             self.problem.check_unchanged()
@@ -314,31 +368,5 @@ class HardAssignment(Assignment):
         with self.problem.ops.quiet():
             return self._per_cluster(labelling.label_mass(self.problem, self._labels))
 
-
-class BalancedAssignment(HardAssignment):
-    """A hard answer whose clusters have the sizes asked for, with prices that prove that no other has more."""
-
-    def __init__(
-        self, problem: Problem, solver: Any, g: Array, labels: Array, best: Array, bounds: tuple[Array, Array], gap: Array
-    ) -> None:
-        super().__init__(problem, solver, g, labels, best)
-        self._bounds, self._gap = bounds, gap
-
-    @property
-    def dual_gap(self) -> Array:
-        """How far at most the sum of scores is from the largest one, one number per problem: relative to n x score range."""
-        return self._per_problem(self._gap)
-
-    @property
-    def marginal_error(self) -> Array:
-        """Distance of the sizes from the bounds asked for, as a share of the mass, one number per problem."""
-        problem, xp = self.problem, self.problem.ops.xp
-        with problem.ops.quiet():
-            mass = labelling.label_mass(problem, self._labels)
-            low, high = (problem.ops.cast(bound, mass.dtype) for bound in self._bounds)
-            off = xp.sum(xp.clip(low - mass, 0, None) + xp.clip(mass - high, 0, None), axis=-1)
-            return self._per_problem(off / xp.where(problem.totals > 0, problem.totals, xp.ones_like(problem.totals)))
-
-    def balanced_labels(self) -> Array:
-        """The labels: their sizes are those asked for."""
-        return self.labels()
+    def _for_samples(self, problem: Problem, g: Array) -> Assignment:
+        return HardAssignment(problem, self.solver, g, *labelling.nearest(problem, g))

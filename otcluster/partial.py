@@ -153,6 +153,10 @@ class PartialAssignment(Assignment):
     def cluster_sizes(self) -> Array:
         return self.extended.cluster_sizes()[..., :-1]
 
+    def _for_samples(self, problem: Problem, g: Array) -> Assignment:
+        whole = extended(problem)
+        return PartialAssignment(problem, self.extended._for_samples(whole, extended_start(whole, g)))
+
     def _inside(self, labels: Array) -> Array:
         xp = self.problem.ops.xp
         return xp.where(labels == self.problem.n_clusters, xp.full_like(labels, -1), labels)

@@ -20,10 +20,10 @@ TORCH_ROOMS = ("_ops/torch.py", "_ops/torch_gradients.py", "_kernels/", "distrib
 FLOORS = [
     ("_kernels",),
     ("_ops",),
-    ("scores", "checks", "masses", "problem", "distributed", "sharding"),
+    ("scores", "checks", "masses", "problem", "distributed", "sharding", "new_samples"),
     ("fused", "passes", "labelling", "curvature", "feasibility"),
     ("balancing",),
-    ("plans", "adjoint", "prices", "gradients", "assignment", "partial"),
+    ("plans", "adjoint", "prices", "gradients", "assignment", "priced", "partial"),
     ("solvers",),
     ("solve",),
     ("clustering", "metrics"),

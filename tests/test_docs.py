@@ -54,6 +54,7 @@ def given():
     backbone = torch.nn.Linear(12, 512)
     return {
         "scores": rng.uniform(-1, 1, (30, 4)),
+        "new_scores": rng.uniform(-1, 1, (7, 4)),
         "own_rows_of_scores": rng.uniform(-1, 1, (10, 4)),
         "reducer": Alone(),
         "on_ranks": on_ranks,

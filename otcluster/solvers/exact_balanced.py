@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from otcluster._ops.generic import Array
-from otcluster.assignment import Assignment, BalancedAssignment
+from otcluster.assignment import Assignment
 from otcluster.balancing.problems import balance_all
 from otcluster.balancing.sizes import Size, asked_bounds, counted, samples_of
+from otcluster.priced import BalancedAssignment
 from otcluster.problem import Problem
 
 
