@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from otcluster._ops.generic import Array
-from otcluster.passes import _INFINITY, _join, _spread, tiles
+from otcluster.passes import _INFINITY, _gather_all, _spread
 from otcluster.problem import Problem
 
 
@@ -18,9 +18,8 @@ def nearest(problem: Problem, g: Array) -> tuple[Array, Array]:
         label = ops.argmax(shifted)
         return xp.where(best > -_INFINITY, label, xp.full_like(label, -1)), best
 
-    found = [(batches, rows, *read(batches, rows, scores)) for batches, rows, scores in tiles(problem)]
-    labels = _join(problem, [(batches, rows, label) for batches, rows, label, _ in found], (), xp.int64)
-    return labels, _join(problem, [(batches, rows, best) for batches, rows, _, best in found], (), problem.dtype)
+    labels, values = _gather_all(problem, read, [((), xp.int64), ((), problem.dtype)])
+    return labels, values
 
 
 def label_mass(problem: Problem, labels: Array) -> Array:

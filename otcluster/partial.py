@@ -24,7 +24,7 @@ class WithOutside:
     def __init__(self, inside: Scores, level: float) -> None:
         self.inside, self.level = inside, level
         self.ops, self.dtype, self.batch_shape = inside.ops, inside.dtype, inside.batch_shape
-        self.n_samples, self.n_clusters = inside.n_samples, inside.n_clusters + 1
+        self.n_samples, self.n_clusters, self.memory = inside.n_samples, inside.n_clusters + 1, inside.memory
 
     def __repr__(self) -> str:
         return f"WithOutside({self.inside!r})"

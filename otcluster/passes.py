@@ -46,9 +46,10 @@ def tiles(problem: Problem, *, whole: bool = False) -> Iterator[tuple[slice, sli
 
 def held(problem: Problem) -> Problem:
     """The same problem with its scores formed once, where they are few enough that forming them anew each round is waste."""
-    if isinstance(problem.scores, DenseScores) or not 0 < problem.weights.shape[0] * problem.n_samples <= _FEW_SCORES // (
-        problem.n_clusters
-    ):
+    rows, few = problem.weights.shape[0] * problem.n_samples, _FEW_SCORES
+    if problem.scores.memory is not None:
+        few = min(few, problem.scores.tile_shape(None)[1] * problem.n_clusters)
+    if isinstance(problem.scores, DenseScores) or not 0 < rows <= few // problem.n_clusters:
         return problem
     scores = _gather(problem, lambda batches, rows, scores: scores, (problem.n_clusters,), problem.dtype)
     return problem.with_scores(problem.ops.xp.reshape(scores, (*problem.sample_shape, problem.n_clusters)))
@@ -368,20 +369,26 @@ def _fold(problem: Problem, read: Callable[[slice, slice, Array], Any], merge: C
 
 
 def _gather(problem: Problem, read: Callable[[slice, slice, Array], Array], tail: tuple[int, ...], dtype: object) -> Array:
-    found = [(batches, rows, read(batches, rows, scores)) for batches, rows, scores in tiles(problem)]
-    return _join(problem, found, tail, dtype)
+    """The answers of the tiles side by side: (batches, n, ...)."""
+    (result,) = _gather_all(problem, lambda *tile: (read(*tile),), [(tail, dtype)])
+    return result
 
 
-def _join(problem: Problem, found: list[tuple[slice, slice, Array]], tail: tuple[int, ...], dtype: object) -> Array:
-    """Lay the answers of the tiles side by side: (batches, n, ...)."""
+def _gather_all(
+    problem: Problem, read: Callable[[slice, slice, Array], tuple[Array, ...]], kinds: list[tuple[tuple[int, ...], Any]]
+) -> list[Array]:
+    """As :func:`_gather`, of several answers, each with the rest of its shape and its dtype."""
     ops, xp = problem.ops, problem.ops.xp
-    if not found:
-        return ops.full((int(problem.weights.shape[0]), problem.n_samples, *tail), 0, dtype)
-    lines: list[tuple[slice, list[Array]]] = []
-    for batches, _, value in found:
-        if lines and lines[-1][0] == batches:
-            lines[-1][1].append(value)
-        else:
-            lines.append((batches, [value]))
-    whole = [line[0] if len(line) == 1 else xp.concat(line, axis=1) for _, line in lines]
-    return whole[0] if len(whole) == 1 else xp.concat(whole, axis=0)
+    shapes = [(int(problem.weights.shape[0]), problem.n_samples, *tail) for tail, _ in kinds]
+    whole: list[Any] = [ops.room(shape, dtype) for shape, (_, dtype) in zip(shapes, kinds, strict=True)]
+    if whole[0] is None:
+        parts = [[ops.full((0, *tail), 0, dtype)] for tail, dtype in kinds]
+        for tile in tiles(problem):
+            for (tail, _), part, value in zip(kinds, parts, read(*tile), strict=True):
+                part.append(xp.reshape(value, (-1, *tail)))
+        return [xp.reshape(xp.concat(part, axis=0), shape) for part, shape in zip(parts, shapes, strict=True)]
+    for batches, rows, scores in tiles(problem):
+        # Kept on its own, each answer would hold a place between freed tiles: the memory of the process grows with such places.
+        for result, value in zip(whole, read(batches, rows, scores), strict=True):
+            result[batches, rows] = value
+    return whole

@@ -15,6 +15,7 @@ from otcluster._ops import GenericOps, select
 from otcluster._ops.generic import Array
 
 Metric: TypeAlias = Literal["dot", "cosine", "sqeuclidean"]
+_TILES_AT_ONCE = 32  # what a backward pass makes of a tile, much of it in float64, takes up to so many times its size
 _HEADROOM = 16  # how much larger than a score the numbers made of it may become
 Tile: TypeAlias = Callable[[slice, slice], Array]
 
@@ -27,6 +28,8 @@ class Scores(Protocol):
     batch_shape: tuple[int, ...]
     n_samples: int
     n_clusters: int
+    memory: int | None
+    """Bytes that a pass may use beside its result, where the caller set them."""
 
     @property
     def sources(self) -> dict[str, Array]:
@@ -87,6 +90,7 @@ class DenseScores:
     """
 
     n_groups: int | None = None
+    memory: int | None = None
 
     def __init__(self, values: Array) -> None:
         self.ops = select(values, "scores")
@@ -156,10 +160,16 @@ class PointScores:
         centroids: Centroids of shape (..., n_clusters, d), or (n_groups, n_clusters, d) for a grouped problem.
         metric: ``"dot"``, ``"cosine"`` (a zero vector is similar to nothing: 0) or ``"sqeuclidean"`` (minus the squared
             distance, computed around the mean of the centroids so that far-away data keep their precision).
+        memory: Bytes that a pass over the scores, forwards or backwards, may use beside its result and what is O((n_samples +
+            n_clusters) d): it looks at as many rows at once as fit, at least one. Default: as many rows as are fastest, at
+            least 64. With float32 on a processor that stays below 32 MiB in NumPy and 64 MiB in torch for up to 4,096
+            clusters. ``ExactBalanced`` and ``balanced_labels`` hold some of the rows and O(n_clusters^2) besides.
 
     Raises:
-        TypeError: An argument is no floating-point array, or the two are of different libraries or devices.
-        ValueError: The shapes do not fit each other, there are no centroids, or the metric is unknown.
+        TypeError: An argument is no floating-point array, the two are of different libraries or devices, or ``memory`` is no
+            whole number.
+        ValueError: The shapes do not fit each other, there are no centroids, the metric is unknown, or ``memory`` is not
+            positive.
 
     Example:
         >>> import numpy as np
@@ -168,7 +178,7 @@ class PointScores:
         (1, 2)
     """
 
-    def __init__(self, x: Array, centroids: Array, *, metric: Metric = "dot") -> None:
+    def __init__(self, x: Array, centroids: Array, *, metric: Metric = "dot", memory: int | None = None) -> None:
         self.ops = select(x, "x")
         other = select(centroids, "centroids")
         if type(self.ops) is not type(other) or self.ops.device_of(x) != other.device_of(centroids):
@@ -185,6 +195,11 @@ class PointScores:
             )
         if centroids.shape[-2] == 0:
             raise ValueError(f"centroids of shape {tuple(centroids.shape)} hold no clusters")
+        if memory is not None and (isinstance(memory, bool) or not hasattr(memory, "__index__")):
+            raise TypeError(f"memory must be None or a whole number of bytes, got {memory!r}")
+        if memory is not None and memory < 1:
+            raise ValueError(f"memory must be positive, got {memory}: it is in bytes, 64 * 2**20 say")
+        self.memory = None if memory is None else int(memory)
         dtypes = [self.ops.float_dtype(x, "x"), self.ops.float_dtype(centroids, "centroids")]
         self.dtype = self.ops.xp.float64 if self.ops.xp.float64 in dtypes else self.ops.xp.float32
         self.metric = metric
@@ -242,10 +257,15 @@ class PointScores:
                 raise ValueError(f"{name} is too large: squares of its entries overflow {self.dtype}, scale the data down")
 
     def tile_shape(self, groups: Array | None) -> tuple[int, int]:
-        if groups is not None:  # the centroids of each row's group are gathered
-            return _tile_shape(self.ops.tile_elements, self.n_samples, self.n_clusters * max(self.dim, 1))
+        # Of groups, the centroids of each row's own are gathered.
+        of_row = self.n_clusters * (1 if groups is None else max(self.dim, 1))
+        if self.memory is not None:
+            size = int(self.ops.xp.finfo(self.dtype).bits) // 8
+            return _tile_shape(self.memory // (_TILES_AT_ONCE * size), self.n_samples, of_row)
+        if groups is not None:
+            return _tile_shape(self.ops.tile_elements, self.n_samples, of_row)
         # A product of few rows would read all centroids for little work.
-        return _tile_shape(max(self.ops.tile_elements, 64 * self.n_clusters), self.n_samples, self.n_clusters)
+        return _tile_shape(max(self.ops.tile_elements, 64 * self.n_clusters), self.n_samples, of_row)
 
     def tiles(self, groups: Array | None) -> Tile:
         xp = self.ops.xp
@@ -283,7 +303,8 @@ class PointScores:
         x, wide = own(self.x), self.ops.wide
         x = x if rows is None else self.ops.xp.take(x, self.ops.asarray(rows), axis=0)
         # Widened, for products that differ with the shape of a tile to differ by little.
-        return PointScores(self.ops.cast(x, wide), self.ops.cast(own(self.centroids), wide), metric=self.metric)
+        centroids = self.ops.cast(own(self.centroids), wide)
+        return PointScores(self.ops.cast(x, wide), centroids, metric=self.metric, memory=self.memory)
 
     def column(self, rows: Array, cluster: int) -> Array:
         x = self.ops.xp.take(self.x, self.ops.asarray(rows), axis=0)
