@@ -51,7 +51,7 @@ class Assignment(ABC):
         self.solver = solver
         self._g = g
         ops = problem.ops
-        rounds = ops.full((problem.n_problems,), n_iter, ops.xp.int64) if isinstance(n_iter, int) else n_iter
+        rounds = ops.full((problem.n_problems,), n_iter, ops.integer) if isinstance(n_iter, int) else n_iter
         self.n_iter = self._per_problem(rounds)
 
     def __repr__(self) -> str:

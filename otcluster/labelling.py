@@ -18,7 +18,7 @@ def nearest(problem: Problem, g: Array) -> tuple[Array, Array]:
         label = ops.argmax(shifted)
         return xp.where(best > -_INFINITY, label, xp.full_like(label, -1)), best
 
-    labels, values = _gather_all(problem, read, [((), xp.int64), ((), problem.dtype)])
+    labels, values = _gather_all(problem, read, [((), ops.integer), ((), problem.dtype)])
     return labels, values
 
 

@@ -232,7 +232,7 @@ def plan_labels(problem: Problem, g: Array, epsilon: float) -> Array:
         largest = ops.argmax(exponents)
         return xp.where(top > -_INFINITY, largest, xp.full_like(largest, -1))
 
-    return _gather(problem, read, (), xp.int64)
+    return _gather(problem, read, (), ops.integer)
 
 
 def _summed(problem: Problem, columns: Array, lost: Array) -> tuple[Array, Array]:

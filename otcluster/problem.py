@@ -338,4 +338,4 @@ def _groups(source: Scores, groups: Any, n_groups: Any) -> tuple[Array | None, i
             f"grouped centroids must have shape (n_groups, n_clusters, d) with n_groups = {count}, "
             f"got {tuple(source.given_centroids.shape)}"
         )
-    return ops.copy(ops.cast(ids, ops.xp.int64)), count
+    return ops.copy(ops.cast(ids, ops.integer)), count

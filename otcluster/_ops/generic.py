@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import array_api_compat
 import numpy as np
 
 Array = Any
@@ -52,7 +53,16 @@ class GenericOps:
     @property
     def wide(self) -> Any:
         """The dtype of sums and potentials, one step wider than float32 where the device has it."""
-        return self.xp.float64
+        return self.xp.float64 if self._has("float64") else self.xp.float32
+
+    @property
+    def integer(self) -> Any:
+        """The dtype of labels and counts: int64, but for what has none (JAX, unless ``jax_enable_x64`` is set)."""
+        return self.xp.int64 if self._has("int64") else self.xp.int32
+
+    def _has(self, dtype: str) -> bool:
+        info = getattr(self.xp, "__array_namespace_info__", None)
+        return info is None or dtype in info().dtypes(device=self.device)
 
     def float_dtype(self, array: Array, argument: str) -> Any:
         """The dtype to compute in: float16 and bfloat16 are lifted to float32, float32 and float64 stay."""
@@ -70,13 +80,10 @@ class GenericOps:
 
     def owns(self, array: Array) -> bool:
         """Whether ``array`` is of this library."""
-        try:
-            return bool(array.__array_namespace__() is self.xp)
-        except AttributeError:
-            return False
+        return array_api_compat.is_array_api_obj(array) and array_api_compat.array_namespace(array) is self.xp
 
     def device_of(self, array: Array) -> Any:
-        return array.device
+        return array_api_compat.device(array)
 
     def asarray(self, values: Any, dtype: Any = None) -> Array:
         """Bring ``values`` to this library and device, without a copy where nothing has to change."""
@@ -96,14 +103,23 @@ class GenericOps:
         return None
 
     def arange(self, stop: int) -> Array:
-        return self.xp.arange(stop, dtype=self.xp.int64, device=self.device)
+        return self.xp.arange(stop, dtype=self.integer, device=self.device)
 
     def facts(self, values: Sequence[Array]) -> list[float]:
         """Bring scalars to the host, all in one wait."""
+        self._look()
         return [float(value) for value in values]
 
+    def _look(self) -> None:
+        if not self.may_check:
+            raise TypeError(
+                "values cannot be looked at while jax.jit traces: use fixed rounds (tol=None) or Nearest, or solve outside"
+            )
+
     def to_numpy(self, array: Array) -> Any:
-        return np.asarray(array)
+        self._look()
+        # CuPy's arrays leave their device only when told to.
+        return np.asarray(array_api_compat.to_device(array, "cpu") if array_api_compat.is_cupy_array(array) else array)
 
     def version(self, array: Array) -> int | None:
         """A counter that in-place changes raise, or None where the library keeps none."""
@@ -136,7 +152,7 @@ class GenericOps:
 
     def argmax(self, values: Array) -> Array:
         """The index of the largest entry of each row, the lowest one among equals."""
-        return self.cast(self.xp.argmax(values, axis=-1), self.xp.int64)
+        return self.cast(self.xp.argmax(values, axis=-1), self.integer)
 
     def two_best(self, values: Array) -> tuple[Array, Array]:
         """Places and values of the two largest entries of each row of a matrix, (2, rows) both; the lowest place among equals.

@@ -19,7 +19,7 @@ from otcluster.scores import PointScores, Scores
 
 _FEW = 4096
 """Up to so many pairs all are of interest."""
-_ROUNDING = 32 * np.finfo(np.float64).eps
+_ROUNDINGS = 32
 
 
 class Balance(NamedTuple):
@@ -54,6 +54,7 @@ def balance(scores: Scores, low: Ints, high: Ints) -> Balance:
     if n * k > _FEW and k > 1:
         prices, window = warm_prices(scores, low, high)
     placed: tuple[Ints, Floats] | None = None
+    rounding = _ROUNDINGS * float(scores.ops.xp.finfo(scores.ops.wide).eps)  # of float32, where a library has no more
     tol = 0.0
     # Scores that are formed anew at each reading round otherwise each time, by the size of what they are formed of.
     rounded = max(map(abs, scores.ops.facts(scores.range_facts()))) if isinstance(scores, PointScores) else 0.0
@@ -61,7 +62,7 @@ def balance(scores: Scores, low: Ints, high: Ints) -> Balance:
         entries, labels = read_pairs(scores, np.where(is_open, prices, np.inf), placed, max(window, 4 * tol), tol)
         if np.any(labels < 0):
             raise InfeasibleError(f"sample {int(np.argmin(labels))} may join no cluster whose size may exceed zero")
-        tol = _ROUNDING * max(rounded, float(np.abs(entries.scores).max()), float(np.abs(prices).max()))
+        tol = rounding * max(rounded, float(np.abs(entries.scores).max()), float(np.abs(prices).max()))
         paths = Paths(scores, entries, labels, prices, low, high, window, tol)
         met = paths.run()
         prices = paths.prices[:-1] - paths.prices[-1]

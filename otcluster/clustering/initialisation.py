@@ -58,7 +58,7 @@ def kmeans_plusplus(
     rng = np.random.default_rng(seed)
     n = int(x.shape[0])
     with ops.quiet():
-        owner = xp.zeros_like(ops.arange(n)) if groups is None else ops.cast(ops.asarray(groups), xp.int64)
+        owner = xp.zeros_like(ops.arange(n)) if groups is None else ops.cast(ops.asarray(groups), ops.integer)
         drawn = [_draw(ops, rng, None, owner, count)]
         far = None
         for _ in range(n_clusters - 1):
@@ -103,4 +103,4 @@ def _draw(ops: GenericOps, rng: np.random.Generator, weights: Array | None, owne
     rank = xp.where(keys == xp.take(best, owner, axis=0), -ops.cast(ops.arange(n), ops.wide), -float(n) - 1.0)
     first = -ops.segment_max(rank[:, None], owner, n_groups)[:, 0]
     found = xp.isfinite(first)
-    return ops.cast(xp.where(found, first, -xp.ones_like(first)), xp.int64)
+    return ops.cast(xp.where(found, first, -xp.ones_like(first)), ops.integer)

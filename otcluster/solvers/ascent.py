@@ -92,10 +92,10 @@ class _Climb:
     """The way of each problem to its answer. ``best`` is where the error at the epsilon asked for was least."""
 
     def __init__(self, problem: Problem, epsilon: float, max_iter: int, g: Array) -> None:
-        ops, xp = problem.ops, problem.ops.xp
+        ops = problem.ops
         self.problem, self.epsilon, self.max_iter = problem, epsilon, max_iter
         self.g = self.best = g
-        self.count = ops.full((problem.n_problems,), 0, xp.int64)
+        self.count = ops.full((problem.n_problems,), 0, ops.integer)
         self.never = ops.full((problem.n_problems,), math.inf, ops.wide)
         self.best_error = self.never
         self.width = ops.full((problem.n_problems,), 0.0, ops.wide)
@@ -168,7 +168,7 @@ class _Climb:
         else:
             columns, lost = passes.plan_columns(problem, self.g, epsilon)
         error = passes.column_error(problem, self.g, columns, lost, epsilon)
-        self.count = self.count + problem.ops.cast(inside, xp.int64)
+        self.count = self.count + problem.ops.cast(inside, problem.ops.integer)
         if epsilon == self.epsilon:
             better = inside & (error < self.best_error)
             self.best = xp.where(better[:, None], self.g, self.best)

@@ -34,14 +34,14 @@ def run_rounds(
 
     limit = limit_of(problem, tol)
     done = ops.full((problem.n_problems,), 0.0, ops.wide) > 0
-    n_iter = xp.full_like(ops.cast(done, xp.int64), max_iter)
+    n_iter = xp.full_like(ops.cast(done, ops.integer), max_iter)
     for rounds in range(1, max_iter + 1):
         columns, lost = passes.plan_columns(problem, g, epsilon)
         error = passes.column_error(problem, g, columns, lost, epsilon)
         met = error <= limit
         n_iter = xp.where(met & ~done, xp.full_like(n_iter, rounds), n_iter)
         done = done | met
-        if rounds == max_iter or (rounds % ops.rounds_between_syncs == 0 and bool(xp.all(done))):
+        if rounds == max_iter or (rounds % ops.rounds_between_syncs == 0 and ops.facts([xp.all(done)])[0]):
             break
         g = xp.where(done[:, None], g, passes.raised(problem, g, columns, epsilon))
     return EntropicAssignment(asked, solver, g, epsilon, n_iter, error=error, converged=done)
