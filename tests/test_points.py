@@ -86,6 +86,20 @@ def test_far_from_the_origin_squared_distances_keep_their_digits():
     assert (found <= 0).all()
 
 
+@pytest.mark.parametrize("metric", ["dot", "cosine", "sqeuclidean"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_plans_of_points_are_those_of_exact_scores_to_float32(dtype, metric):
+    rng = np.random.default_rng(7)
+    x, c = (torch.from_numpy(rng.standard_normal((n, 6)) + 8).to(dtype) for n in (40, 5))  # far from the origin, too
+    exact = reference(x.double().numpy(), c.double().numpy(), metric)
+    epsilon = np.ptp(exact) / 10
+    points = otc.sinkhorn_knopp(otc.PointScores(x, c, metric=metric), epsilon=epsilon)
+    assert points.plan().dtype == torch.float32
+    # Products of some 500 that lie as far apart as 10 epsilons: eight roundings of them.
+    limit = 8 * np.finfo(np.float32).eps * max(1.0, np.abs(exact).max() / epsilon)
+    np.testing.assert_allclose(points.plan().numpy(), otc.sinkhorn_knopp(exact, epsilon=epsilon).plan(), atol=limit)
+
+
 def test_half_precision_points_may_have_squares_beyond_half_precision():
     x = torch.full((4, 8), 300.0, dtype=torch.float16)
     c = torch.stack([torch.full((8,), 300.0), torch.full((8,), -300.0)]).half()
