@@ -20,6 +20,8 @@ from otcluster.scores import PointScores, Scores
 _FEW = 4096
 """Up to so many pairs all are of interest."""
 _ROUNDINGS = 32
+_MOST_CLUSTERS = 16_384
+"""Of more, each of the arrays of clusters by clusters would take more than 2 GiB."""
 
 
 class Balance(NamedTuple):
@@ -44,8 +46,14 @@ def balance(scores: Scores, low: Ints, high: Ints) -> Balance:
 
     Raises:
         InfeasibleError: There is no such assignment; the message begins with what is wrong.
+        ValueError: There are too many clusters.
     """
     n, k = scores.n_samples, scores.n_clusters
+    if k > _MOST_CLUSTERS:
+        raise ValueError(
+            f"exact sizes are found for up to {_MOST_CLUSTERS:,} clusters, got {k:,}: their paths need arrays of clusters x "
+            "clusters. Use LogSinkhorn, or cluster in two levels"
+        )
     check_totals(low, high, n)
     is_open = high > 0
     if n == 0:

@@ -16,6 +16,10 @@ from otcluster.scores import Scores
 
 _FEW = 1 << 16
 _READINGS = 20
+_MANY_CLUSTERS = 2048
+"""Beyond that, better prices cost more than what the steps to the sizes lose without them."""
+_AT_ONCE, _SHARE = 1 << 22, 16
+"""Samples that may move are looked at closely as long as their scores are no more than this, or than this part of all."""
 _CHOICE = 4
 """How many times as many samples as must leave a cluster are looked at closely."""
 
@@ -33,10 +37,11 @@ def near_balance(scores: Scores, sizes: Ints, prices: Floats | None, epsilon: fl
         InfeasibleError: There are no such labels.
     """
     n, k = scores.n_samples, scores.n_clusters
-    if n * k <= _FEW:
+    if n * k <= _FEW and k <= _MANY_CLUSTERS:
         return balance(scores, sizes, sizes).labels
-    start = None if prices is None else (prices, epsilon)
-    prices, _ = warm_prices(scores, sizes, sizes, start=start, quick=True)
+    if prices is None or k <= _MANY_CLUSTERS:
+        start = None if prices is None else (prices, epsilon)
+        prices, _ = warm_prices(scores, sizes, sizes, start=start, quick=True)
     prices = np.where(sizes > 0, prices, np.inf)
     labels, best = best_labels(scores, prices)
     for _ in range(_READINGS if labels.min() >= 0 else 0):
@@ -50,10 +55,11 @@ def near_balance(scores: Scores, sizes: Ints, prices: Floats | None, epsilon: fl
 def _give(scores: Scores, prices: Floats, labels: Ints, best: Floats, spare: Ints) -> None:
     """Move samples from clusters with some to spare to their best ones of those that lack some, who loses least first."""
     rows = np.flatnonzero(spare[labels] > 0)
-    loss = best[rows] - best_labels(scores.part(0, rows), np.where(spare < 0, prices, np.inf))[1]
+    loss = (best - best_labels(scores, np.where(spare < 0, prices, np.inf))[1])[rows]
     # Later, when some clusters are filled, nobody loses less: those who lose least now are enough to choose from.
     order = np.argsort(loss, kind="stable")
     rows = rows[order[_first_of_each(labels[rows[order]], np.where(spare > 0, _CHOICE * spare, 0))]]
+    rows = rows[: max(_AT_ONCE // scores.n_clusters, scores.n_samples // _SHARE)]
     worth = read_rows(scores, rows) - prices
     while len(rows):
         worth[:, spare >= 0] = -np.inf

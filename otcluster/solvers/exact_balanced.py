@@ -31,7 +31,8 @@ class ExactBalanced:
 
     Raises:
         TypeError: A bound is neither a whole number nor a tuple of them.
-        ValueError: A bound is negative, or a smallest size exceeds the largest.
+        ValueError: A bound is negative, or a smallest size exceeds the largest; from :func:`otcluster.solve`, more than 16,384
+            clusters.
         InfeasibleError: From :func:`otcluster.solve`, where no assignment has the sizes; it says why.
 
     Example:
