@@ -12,6 +12,7 @@ from otcluster.problem import InfeasibleError, Problem
 from otcluster.scores import DenseScores, PointScores
 from otcluster.solve import exact_balanced, log_sinkhorn, nearest, sinkhorn_knopp, solve
 from otcluster.solvers import (
+    Anderson,
     ExactBalanced,
     ExponentialDecay,
     LogSinkhorn,
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 _NEED_TORCH = {"CentroidStore": "otcluster.stores.centroids", "MemoryQueue": "otcluster.stores.queue"}
 
 __all__ = [
+    "Anderson",
     "Assignment",
     "CentroidStore",
     "DenseScores",

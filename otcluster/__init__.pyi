@@ -13,6 +13,7 @@ from otcluster.solve import log_sinkhorn as log_sinkhorn
 from otcluster.solve import nearest as nearest
 from otcluster.solve import sinkhorn_knopp as sinkhorn_knopp
 from otcluster.solve import solve as solve
+from otcluster.solvers import Anderson as Anderson
 from otcluster.solvers import ExactBalanced as ExactBalanced
 from otcluster.solvers import ExponentialDecay as ExponentialDecay
 from otcluster.solvers import LogSinkhorn as LogSinkhorn

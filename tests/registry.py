@@ -41,12 +41,17 @@ def _scheduled(epsilon: float) -> otc.LogSinkhorn:
     return otc.LogSinkhorn(epsilon, tol=1e-5, acceleration=otc.Newton(), schedule=otc.ExponentialDecay(4 * epsilon))
 
 
+def _mixed(epsilon: float) -> otc.LogSinkhorn:
+    return otc.LogSinkhorn(epsilon, 2000, 1e-5, acceleration=otc.Anderson())
+
+
 ROWS = [
     Row("SinkhornKnopp, 3 rounds", lambda epsilon: otc.SinkhornKnopp(epsilon=epsilon)),
     Row("SinkhornKnopp, to 1e-4", lambda epsilon: otc.SinkhornKnopp(epsilon, 5000, 1e-4), balances=True, tolerance=1e-4),
     Row("LogSinkhorn", lambda epsilon: otc.LogSinkhorn(epsilon, 1000, 1e-5), balances=True, tolerance=1e-5, accelerated=True),
     Row("LogSinkhorn, its default", lambda epsilon: otc.LogSinkhorn(epsilon), balances=True, tolerance=1e-6, accelerated=True),
     Row("LogSinkhorn, scheduled", _scheduled, balances=True, tolerance=1e-5, accelerated=True),
+    Row("LogSinkhorn, mixed", _mixed, balances=True, tolerance=1e-5, accelerated=True),
     Row("Nearest", lambda epsilon: otc.Nearest(), entropic=False),
     Row(
         "ExactBalanced",

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import otcluster as otc
-from otcluster.solvers import ascent
+from otcluster.solvers import newton
 from tests.oracles import error_of, log_rounds
 from tests.strategies import clustered_scores, to_numpy
 
@@ -162,7 +162,7 @@ def test_no_plan_is_still_infeasible(library):
 
 @pytest.mark.parametrize("fault", ["backwards", "too long", "nowhere", "random"])
 def test_a_broken_step_costs_rounds_and_never_a_wrong_mass(fault, monkeypatch):
-    honest = ascent._step
+    honest = newton._step
     rng = np.random.default_rng(0)
     steps = {
         "backwards": lambda step: -step,
@@ -170,7 +170,7 @@ def test_a_broken_step_costs_rounds_and_never_a_wrong_mass(fault, monkeypatch):
         "nowhere": lambda step: 0 * step,
         "random": lambda step: rng.standard_normal(step.shape) * 0.05,
     }
-    monkeypatch.setattr(ascent, "_step", lambda *args: steps[fault](honest(*args)))
+    monkeypatch.setattr(newton, "_step", lambda *args: steps[fault](honest(*args)))
     assignment = otc.log_sinkhorn(clustered_scores(128, 16), epsilon=0.01, max_iter=300)
     error = true_error(assignment)
     assert float(assignment.marginal_error) == pytest.approx(error, abs=1e-12)

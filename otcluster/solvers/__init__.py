@@ -1,6 +1,6 @@
-"""One file per algorithm; what they share is in ``base``, ``rounds`` and ``ascent``."""
+"""One file per algorithm; what they share is in ``base``, ``rounds``, ``ascent`` and ``steps``."""
 
-from otcluster.solvers.acceleration import Acceleration, Newton, PlainRounds
+from otcluster.solvers.acceleration import Acceleration, Anderson, Newton, PlainRounds
 from otcluster.solvers.base import Solver
 from otcluster.solvers.exact_balanced import ExactBalanced
 from otcluster.solvers.log_sinkhorn import LogSinkhorn
@@ -11,6 +11,7 @@ from otcluster.solvers.start import start_potential
 
 __all__ = [
     "Acceleration",
+    "Anderson",
     "ExactBalanced",
     "ExponentialDecay",
     "LogSinkhorn",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from otcluster._ops.generic import Array
 from otcluster.assignment import Assignment
 from otcluster.problem import Problem
-from otcluster.solvers.acceleration import Acceleration, default_acceleration
+from otcluster.solvers.acceleration import Acceleration, PlainRounds, default_acceleration
 from otcluster.solvers.ascent import ascend
 from otcluster.solvers.base import check_epsilon, check_max_iter, check_tol, settle
 from otcluster.solvers.rounds import run_rounds
@@ -26,9 +26,9 @@ class LogSinkhorn:
             ``n_iter``, those at larger strengths on the way and those whose step was taken back included.
         tol: Stop when ``marginal_error``, the share of the mass in the wrong place, is at most this. None: exactly
             ``max_iter`` plain rounds, without looking at values.
-        acceleration: :class:`Newton` or :class:`PlainRounds`. Default: Newton's method where rounds are seen to be slow,
-            clusters are not too many and ``max_iter`` leaves room for it (ten rounds or fewer stay plain). Where rounding
-            hides all progress, the solve ends before ``max_iter`` rounds, with status MAX_ITER.
+        acceleration: :class:`Newton`, :class:`Anderson` or :class:`PlainRounds`. Default: where rounds are seen to be slow and
+            ``max_iter`` leaves room for it (ten rounds or fewer stay plain), Newton's method, or Anderson's mixing where
+            clusters are many. Where rounding hides all progress, the solve ends before ``max_iter`` rounds, as MAX_ITER.
         schedule: Larger strengths to pass through first, such as :class:`ExponentialDecay`. Default: chosen for each problem,
             where rounds are slow and none is :class:`PlainRounds`. The last is always ``epsilon``.
 
@@ -45,7 +45,7 @@ class LogSinkhorn:
         ('CONVERGED', array([0, 1]))
 
     Source: Cuturi (2013); in the log domain Schmitzer, "Stabilized sparse scaling algorithms" (2019);
-    Newton's method in Brauer et al. (2017).
+    Newton's method in Brauer et al. (2017), mixing in Anderson (1965).
     """
 
     epsilon: float = 0.05
@@ -70,14 +70,14 @@ class LogSinkhorn:
         """Solve ``problem``; prefer :func:`otcluster.solve`."""
         if self.tol is not None:
             acceleration = default_acceleration(problem) if self.acceleration is None else self.acceleration
-            if acceleration.curved or self.schedule is not None:
+            if not isinstance(acceleration, PlainRounds) or self.schedule is not None:
                 return ascend(
                     problem,
                     self,
                     epsilon=self.epsilon,
                     max_iter=self.max_iter,
                     tol=self.tol,
-                    newton=acceleration.curved,
+                    acceleration=acceleration,
                     schedule=self.schedule,
                     start=start,
                 )
