@@ -11,13 +11,14 @@ import pytest
 import torch
 
 import otcluster as otc
-from otcluster.solvers import newton
+from otcluster.solvers import mixing, newton
 from tests.oracles import error_of, log_rounds
 from tests.strategies import clustered_scores, to_numpy
 
 LIBRARIES = {"numpy": np.asarray, "torch": torch.from_numpy}
 # What may be needed to 1e-4: half as many again as was measured.
 ROUNDS = {0.05: 22, 0.01: 28, 0.005: 33, 0.001: 48}
+MIXED = 82  # and by mixed rounds at 2200 x 1100 and epsilon 0.05
 
 
 def uniform(n, k):
@@ -80,7 +81,11 @@ def test_the_plan_is_that_of_pot(epsilon):
     np.testing.assert_allclose(plan, expected, atol=1e-8)
 
 
-@pytest.mark.parametrize("options", [{}, {"schedule": otc.ExponentialDecay(0.4)}, {"acceleration": otc.Newton()}], ids=repr)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"schedule": otc.ExponentialDecay(0.4)}, {"acceleration": otc.Newton()}, {"acceleration": otc.Anderson()}],
+    ids=repr,
+)
 def test_the_plan_is_that_of_a_plain_loop_at_exactly_this_epsilon(options):
     scores = np.random.default_rng(7).uniform(-1, 1, (40, 5))
     w, c = np.random.default_rng(8).uniform(0.5, 2, 40), np.array([1.0, 2.0, 3.0, 4.0, 5.0])
@@ -177,6 +182,57 @@ def test_a_broken_step_costs_rounds_and_never_a_wrong_mass(fault, monkeypatch):
     assert assignment.status is (otc.Status.CONVERGED if error <= 1e-6 else otc.Status.MAX_ITER)
     monkeypatch.undo()
     assert int(otc.log_sinkhorn(clustered_scores(128, 16), epsilon=0.01).n_iter) < int(assignment.n_iter) / 4
+
+
+class TestAnderson:
+    @pytest.mark.parametrize("library", LIBRARIES)
+    def test_beyond_a_thousand_clusters_plain_rounds_need_five_times_as_many(self, library):
+        problem = otc.Problem(LIBRARIES[library](clustered_scores(2200, 1100).astype(np.float32)))
+        quick = otc.solve(problem, otc.LogSinkhorn(0.05, tol=1e-4))
+        assert quick.status is otc.Status.CONVERGED
+        assert true_error(quick) <= 1e-4
+        assert int(quick.n_iter) <= MIXED
+        plain = otc.solve(problem, otc.LogSinkhorn(0.05, 5 * int(quick.n_iter), 1e-4, otc.PlainRounds()))
+        assert plain.status is otc.Status.MAX_ITER
+
+    @pytest.mark.parametrize("epsilon", [0.05, 0.01])
+    def test_the_plan_is_that_of_newtons_method(self, epsilon):
+        problem = otc.Problem(clustered_scores(256, 24, seed=2))
+        ours, newtons = (
+            otc.solve(problem, otc.LogSinkhorn(epsilon, tol=1e-11, acceleration=each))
+            for each in (otc.Anderson(), otc.Newton())
+        )
+        assert ours.status is newtons.status is otc.Status.CONVERGED
+        np.testing.assert_allclose(ours.plan(), newtons.plan(), atol=1e-8)
+
+    @pytest.mark.parametrize("fault", ["backwards", "too long", "nowhere"])
+    def test_a_broken_mixture_is_given_up_for_plain_rounds(self, fault, monkeypatch):
+        honest = mixing.MixedSteps._mixture
+        mixtures = {
+            "backwards": lambda mixture: -mixture,
+            "too long": lambda mixture: 50 * mixture,
+            "nowhere": lambda mixture: 0 * mixture,
+        }
+        monkeypatch.setattr(mixing.MixedSteps, "_mixture", lambda *args: mixtures[fault](honest(*args)))
+        problem = otc.Problem(clustered_scores(128, 16))
+        assignment = otc.solve(problem, otc.LogSinkhorn(0.05, 300, 1e-6, otc.Anderson(memory=2)))
+        error = true_error(assignment)
+        assert float(assignment.marginal_error) == pytest.approx(error, abs=1e-12)
+        # A mixture is given up after at most 3 * 2 + 1 passes without progress, and a plain round is done.
+        plain = otc.solve(problem, otc.LogSinkhorn(0.05, 300 // 8, 1e-6, otc.PlainRounds()))
+        assert error <= float(plain.marginal_error)
+
+    def test_a_tolerance_below_rounding_ends_early_and_honestly(self):
+        scores = clustered_scores(256, 32).astype(np.float32)
+        assignment = otc.solve(otc.Problem(scores), otc.LogSinkhorn(0.01, 5000, 0.0, otc.Anderson()))
+        assert assignment.status is otc.Status.MAX_ITER
+        assert int(assignment.n_iter) < 1000
+        assert float(assignment.marginal_error) <= 1e-5
+
+    @pytest.mark.parametrize(("memory", "error"), [(0, ValueError), (2.0, TypeError), (True, TypeError)])
+    def test_bad_memories_are_named(self, memory, error):
+        with pytest.raises(error, match="memory must be"):
+            otc.Anderson(memory)
 
 
 class TestSchedule:

@@ -113,9 +113,10 @@ def test_columns_come_nearer_to_their_masses_as_the_strength_grows():
 
 @pytest.mark.parametrize("epsilon", [0.05, 0.005])
 @pytest.mark.parametrize("strength", [0.01, 0.3])
-def test_newton_and_plain_rounds_find_the_same_relaxed_answer(strength, epsilon):
+@pytest.mark.parametrize("acceleration", [otc.Newton(), otc.Anderson()], ids=repr)
+def test_quick_and_plain_rounds_find_the_same_relaxed_answer(acceleration, strength, epsilon):
     problem = otc.Problem(clustered_scores(200, 8), cluster_side=strength)
-    quick = otc.solve(problem, otc.LogSinkhorn(epsilon, 1000, 1e-10, acceleration=otc.Newton()))
+    quick = otc.solve(problem, otc.LogSinkhorn(epsilon, 1000, 1e-10, acceleration))
     plain = otc.solve(problem, otc.LogSinkhorn(epsilon, 20000, 1e-10, acceleration=otc.PlainRounds()))
     assert quick.status is plain.status is otc.Status.CONVERGED
     assert int(quick.n_iter) <= int(plain.n_iter)
