@@ -30,7 +30,7 @@ class MixedSteps:
         ops, xp = problem.ops, problem.ops.xp
         self._problem, self._epsilon, self._memory = problem, epsilon, memory
         self._rounds: list[tuple[Array, Array]] = []  # the last points and their residuals, zero for closed clusters
-        self._known = ops.full((problem.n_problems,), 0, xp.int64)  # how many of them a problem has not forgotten
+        self._known = ops.full((problem.n_problems,), 0, ops.integer)  # how many of them a problem has not forgotten
         self._idle = xp.zeros_like(self._known)  # passes since the error was last lowered
         self._point: Point | None = None
         self._best: Point | None = None
