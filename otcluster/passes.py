@@ -255,6 +255,11 @@ def _small_range(problem: Problem, epsilon: float) -> tuple[float, float] | None
     return problem.bounds if safe and max(abs(low), abs(high)) <= 2 * (high - low) else None
 
 
+def is_scaled(problem: Problem, epsilon: float) -> bool:
+    """Whether exponentials are taken without the maximum of each row: the scaling form. Else it is the log form."""
+    return _small_range(problem, _representable(problem, epsilon)) is not None
+
+
 def _room(problem: Problem, result: Array | None = None) -> Callable[[slice, slice, Array], Array | None]:
     """Where a pass may put a tile: in its place of ``result``, or over the tile before."""
     if result is not None:

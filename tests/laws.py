@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 import otcluster as otc
 from tests.oracles import error_of
@@ -195,6 +196,38 @@ def grouped_is_looped(row, case):
         np.testing.assert_array_equal(labels[own][clear], to_numpy(one.labels())[clear])
 
 
+def every_library_gives_one_answer(row, case):
+    _, one = answer(row, case)
+    _, two = answer(row, replace(case, library="numpy"))
+    there, apart = ended_alike(row, case, int(to_numpy(one.n_iter)), two)
+    are_one_answer(row, case, one.plan(), there.plan(), rounding(case) + apart)
+    expected = to_numpy(there.plan())
+    best = np.sort(expected, 1)
+    clear = (best[:, -1] - best[:, -2] if expected.shape[1] > 1 else np.ones(len(best))) > 4 * (rounding(case) + apart)
+    if not row.integral:
+        np.testing.assert_array_equal(to_numpy(one.labels())[clear], to_numpy(there.labels())[clear])
+
+
+def points_are_scores(row, case):
+    """What the case holds as scores are vectors here, to be compared with vectors of their length."""
+    x = to_numpy(case.lay(case.scores)).astype(np.float64)
+    n, k = x.shape
+    centroids = to_numpy(case.lay(np.random.default_rng(k).uniform(-1, 1, (k, k)))).astype(np.float64)
+    metric = ("dot", "cosine", "sqeuclidean")[n % 3]
+    scores = x @ centroids.T
+    if metric == "cosine":
+        lengths = np.linalg.norm(x, axis=1)[:, None] * np.linalg.norm(centroids, axis=1)
+        scores = scores / np.where(lengths > 0, lengths, 1)
+    elif metric == "sqeuclidean":
+        scores = -((x[:, None] - centroids) ** 2).sum(-1)
+    points = otc.PointScores(case.lay(x), case.lay(centroids), metric=metric)
+    one = otc.solve(otc.Problem(points, **case.laid()[1]), row.make(EPSILON))
+    _, two = answer(row, case, scores=scores)
+    # A score is a sum of k products, or of squares of differences: its rounding acts as another row of the plan.
+    near = (k + 3) * case.eps * max(1.0, float(np.abs(scores).max(initial=0.0))) / EPSILON
+    are_one_answer(row, case, one.plan(), two.plan(), 2 * slack(row, case, scores=scores) + 4 * near, scores)
+
+
 def weight_is_repetition(row, case):
     rng = np.random.default_rng(0)
     times = rng.integers(1, 4, len(case.scores))
@@ -234,6 +267,17 @@ def weightless_changes_nothing(row, case):
     assert np.isfinite(f[:n]).all()
 
 
+def small_epsilon_is_exact(row, planted):
+    case, labels = planted
+    # Labels are right long before the masses are: the rate of plain rounds is 1 - exp(-margin / epsilon).
+    solver = row.make(0.2) if row.tolerance is None else replace(row.make(0.2), max_iter=200)
+    assignment = otc.solve(otc.Problem(case.laid()[0]), solver)
+    rows, columns = linear_sum_assignment(-np.repeat(case.scores, len(labels) // case.scores.shape[1], axis=1))
+    exact = columns[np.argsort(rows)] // (len(labels) // case.scores.shape[1])
+    np.testing.assert_array_equal(exact, labels)
+    np.testing.assert_array_equal(to_numpy(assignment.labels()), exact)
+
+
 def inputs_are_left_alone(row, case):
     laid, given = case.laid()
     before = to_numpy(laid).copy(), {name: to_numpy(value).copy() for name, value in given.items() if hasattr(value, "shape")}
@@ -263,6 +307,8 @@ GENERAL = [
     scaling_together_changes_nothing,
     permuting_permutes,
     batched_is_looped,
+    every_library_gives_one_answer,
+    points_are_scores,
     closed_is_left_out,
     weightless_changes_nothing,
     inputs_are_left_alone,

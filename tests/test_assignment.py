@@ -67,11 +67,18 @@ def test_nearest_leaves_closed_clusters_empty():
     assert np.isneginf(assignment.potentials[1][0])
 
 
-def test_new_samples_are_assigned_from_the_potential():
-    scores = clustered_scores(100, 5)
-    assignment = otc.log_sinkhorn(scores)
-    g = assignment.potentials[1]
-    np.testing.assert_array_equal((scores + g).argmax(1), assignment.labels())
+@pytest.mark.parametrize("assigned", [None, 1200])
+def test_new_samples_are_assigned_from_the_potential(assigned):
+    scores = clustered_scores(4000, 5)
+    known = otc.log_sinkhorn(scores[:2000], assigned_mass=assigned)
+    values = scores + known.potentials[1]
+    outside = 0.0 if assigned else -np.inf  # of a partial problem the outside stands at zero
+    labels = np.where(values.max(1) > outside, values.argmax(1), -1)
+    np.testing.assert_array_equal(labels[:2000], known.labels())
+    # Rows that the solve has not seen fill the clusters about as those that it was made for.
+    kernel = np.exp(values / 0.05)
+    new = (kernel / (kernel.sum(1, keepdims=True) + np.exp(outside / 0.05)))[2000:].sum(0)
+    np.testing.assert_allclose(new, known.cluster_sizes(), rtol=0.15)
 
 
 def test_labels_of_a_balanced_plan_need_not_be_balanced():

@@ -69,6 +69,16 @@ def test_converged_means_converged_with_uneven_masses_and_forbidden_pairs(tol, e
         assert not plan[:, 3].any()
 
 
+@pytest.mark.parametrize("epsilon", [0.05, 0.005])
+@pytest.mark.parametrize("power", [1, 2])
+def test_a_power_law_prior_is_met(power, epsilon):
+    share = np.arange(1, 25) ** -float(power)
+    assignment = otc.log_sinkhorn(clustered_scores(600, 24, seed=6), epsilon=epsilon, cluster_share=share)
+    assert assignment.status is otc.Status.CONVERGED
+    assert true_error(assignment) <= 1e-6
+    np.testing.assert_allclose(assignment.cluster_sizes(), 600 * share / share.sum(), atol=1e-3)
+
+
 @pytest.mark.parametrize("epsilon", [0.05, 0.01])
 def test_the_plan_is_that_of_pot(epsilon):
     scores = clustered_scores(256, 24, seed=2)

@@ -19,7 +19,9 @@ def uneven(n_groups=1000, k=4, seed=0):
     return rng.uniform(-1, 1, (len(groups), k)), groups
 
 
-@pytest.mark.parametrize("solver", [otc.SinkhornKnopp(), otc.LogSinkhorn(max_iter=200), otc.Nearest()], ids=repr)
+@pytest.mark.parametrize(
+    "solver", [otc.SinkhornKnopp(), otc.LogSinkhorn(max_iter=200), otc.Nearest(), otc.ExactBalanced()], ids=repr
+)
 @pytest.mark.parametrize("library", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
 def test_one_solve_of_a_thousand_groups_equals_the_loop(library, solver):
     scores, groups = uneven()

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import linear_sum_assignment
 
 import otcluster as otc
 from otcluster import passes
+from otcluster._ops.torch import TorchOps
 from otcluster.assignment import EntropicAssignment
 from tests import laws
 from tests.registry import Row, balancing_solvers, entropic_solvers, every_solver, mass_solvers
@@ -56,14 +54,7 @@ def test_law_of_groups(law, row, data):
 @balancing_solvers
 @given(planted=planted())
 def test_small_epsilon_reaches_the_exact_answer(row, planted):
-    case, labels = planted
-    # Labels are right long before the masses are: the rate of plain rounds is 1 - exp(-margin / epsilon).
-    solver = row.make(0.2) if row.tolerance is None else replace(row.make(0.2), max_iter=200)
-    assignment = otc.solve(otc.Problem(case.laid()[0]), solver)
-    rows, columns = linear_sum_assignment(-np.repeat(case.scores, len(labels) // case.scores.shape[1], axis=1))
-    exact = columns[np.argsort(rows)] // (len(labels) // case.scores.shape[1])
-    np.testing.assert_array_equal(exact, labels)
-    np.testing.assert_array_equal(to_numpy(assignment.labels()), exact)
+    laws.small_epsilon_is_exact(row, planted)
 
 
 @every_solver
@@ -89,6 +80,10 @@ class _Broken:
         if self.fault == "writes":
             problem.scores.values[...] = 0
         if self.fault == "no balance":
+            g = 0 * g
+        if self.fault == "one library" and isinstance(problem.ops, TorchOps):
+            g = 0 * g
+        if self.fault == "points" and isinstance(problem.scores, otc.PointScores):
             g = 0 * g
         if self.fault == "order":
             g = g + 0.3 * problem.ops.cast(problem.ops.arange(problem.n_clusters), problem.ops.wide)[None, :]
@@ -137,6 +132,8 @@ _FAULTS = {
     "scaling_together_changes_nothing": "honest",
     "permuting_permutes": "order",
     "batched_is_looped": "shared",
+    "every_library_gives_one_answer": "one library",
+    "points_are_scores": "points",
     "weight_is_repetition": "counts",
     "closed_is_left_out": "opens",
     "weightless_changes_nothing": "counts",
@@ -158,6 +155,20 @@ def test_law_is_red_for_a_solver_that_breaks_it(law):
     row = Row(fault, lambda epsilon: _Broken(fault), balances=True, tolerance=1e-5)
     with pytest.raises(AssertionError):
         law(row, Case(scores, masses, "torch" if fault != "writes" else "numpy", "float64"))
+
+
+def test_small_epsilon_law_is_red_for_a_solver_that_breaks_it():
+    labels = np.repeat(np.arange(4), 3)
+    case = Case(np.eye(4)[labels] + np.array([2.0, 0, 0, 0]), {}, "torch", "float64")
+    laws.small_epsilon_is_exact(Row("honest", lambda epsilon: otc.LogSinkhorn(epsilon)), (case, labels))
+    with pytest.raises(AssertionError):
+        laws.small_epsilon_is_exact(Row("no balance", lambda epsilon: _Broken("no balance")), (case, labels))
+
+
+def test_laws_are_tried_on_two_hundred_examples_that_are_the_same_everywhere():
+    profile = settings.get_profile("ci")
+    assert profile.max_examples == 200
+    assert profile.derandomize
 
 
 def test_a_pass_reads_every_tile_once():

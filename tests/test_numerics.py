@@ -69,6 +69,30 @@ def test_results_are_finite_and_rows_sum_to_their_mass(epsilon, dtype, kind, sol
 
 
 @pytest.mark.parametrize("kind", SCORES)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_results_of_numpy_are_finite_and_rows_sum_to_their_mass(dtype, kind):
+    scores = SCORES[kind].astype(dtype)
+    for solver in [make(epsilon) for epsilon in EPSILONS for make in SOLVERS.values()] + [otc.ExactBalanced()]:
+        assignment = otc.solve(otc.Problem(scores), solver)
+        plan = assignment.plan()
+        assert plan.dtype == (np.float64 if dtype is np.float64 else np.float32)
+        assert np.abs(plan.sum(-1) - 1).max() <= (1e-12 if dtype is np.float64 else 1e-5)
+        rest = *assignment.potentials, assignment.marginal_error, assignment.transport_value(), assignment.cluster_sizes()
+        assert all(np.isfinite(each).all() for each in (plan, *rest))
+
+
+@pytest.mark.parametrize("kind", SCORES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_exact_sizes_are_finite_and_met_in_every_dtype(dtype, kind):
+    assignment = otc.exact_balanced(torch.from_numpy(SCORES[kind]).to(dtype))
+    assert assignment.plan().dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert (assignment.plan().sum(-1) == 1).all()
+    assert set(assignment.cluster_sizes().tolist()) <= {_N // _K, _N // _K + 1}
+    assert all(each.isfinite().all() for each in (*assignment.potentials, assignment.transport_value()))
+    assert assignment.dual_gap <= 1e-9
+
+
+@pytest.mark.parametrize("kind", SCORES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("epsilon", EPSILONS)
 def test_plans_are_as_near_to_float64_as_the_dtype_allows(epsilon, dtype, kind):
@@ -82,8 +106,26 @@ def test_plans_are_as_near_to_float64_as_the_dtype_allows(epsilon, dtype, kind):
     bound = 8 * eps * max(1, size / epsilon)
     if bound > 0.1:
         return  # the previous test is all that can be asked
-    plan = otc.sinkhorn_knopp(given, epsilon=epsilon, max_iter=3).plan().double().numpy()
-    assert np.abs(plan - log_rounds(rounded, epsilon, 3)).max() <= bound
+    expected = log_rounds(rounded, epsilon, 3)
+    for solver in (otc.SinkhornKnopp(epsilon, 3), otc.LogSinkhorn(epsilon, 3, tol=None)):
+        for laid in [given] if dtype == torch.bfloat16 else [given, given.numpy()]:
+            plan = to_numpy(otc.solve(otc.Problem(laid), solver).plan()).astype(np.float64)
+            assert np.abs(plan - expected).max() <= bound
+
+
+@pytest.mark.parametrize("library", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
+def test_a_strength_that_scaling_cannot_carry_is_said_to_be_solved_in_the_log_form(library, caplog):
+    caplog.set_level("DEBUG", logger="otcluster")
+    scores = library(SCORES["unit"].astype(np.float32))
+    for solver in (otc.SinkhornKnopp(epsilon=0.1), otc.LogSinkhorn(epsilon=0.1), otc.Nearest()):
+        otc.solve(otc.Problem(scores), solver)
+    assert not [each for each in caplog.messages if "log form" in each]
+    for solver in (otc.SinkhornKnopp(epsilon=0.01), otc.LogSinkhorn(epsilon=0.01)):
+        caplog.clear()
+        otc.solve(otc.Problem(scores), solver)
+        (said,) = [each for each in caplog.messages if "log form" in each]
+        assert said.startswith("epsilon 0.01 is solved in the log form: scaling in")
+        assert "cannot carry scores between -0.99" in said
 
 
 @pytest.mark.parametrize("rounds", [1, 3, 10])

@@ -33,6 +33,16 @@ def test_rounding_a_converged_plan_loses_less_than_a_hundredth(epsilon):
     assert 0 <= loss(scores, labels) <= 0.01
 
 
+@pytest.mark.parametrize("epsilon", [0.05, 0.01, 0.002])
+def test_rounding_a_well_converged_plan_of_uneven_clusters_loses_less_than_a_hundredth(epsilon):
+    scores = clustered_scores(2999, 30, seed=5)
+    assignment = otc.log_sinkhorn(scores, epsilon=epsilon)
+    assert assignment.status is otc.Status.CONVERGED
+    labels = assignment.balanced_labels()
+    assert np.ptp(np.bincount(labels, minlength=30)) == 1
+    assert 0 <= loss(scores, labels) <= 0.01
+
+
 @pytest.mark.parametrize("solver", [otc.Nearest(), otc.SinkhornKnopp()], ids=repr)
 def test_rounding_any_answer_loses_less_than_a_hundredth(solver):
     scores = clustered_scores(3000, 40, seed=1)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from otcluster import passes
 from otcluster._ops.generic import Array
 from otcluster.assignment import Assignment, EntropicAssignment
 from otcluster.problem import Problem
+
+logger = logging.getLogger(__name__)
 
 
 def run_rounds(
@@ -54,7 +57,13 @@ def check_range(problem: Problem, epsilon: float) -> None:
 
 
 def first_guess(problem: Problem, epsilon: float, start: Array | None) -> Array:
-    """The potential that a solve begins with: what was given, or the first half-round."""
+    """The potential that a solve begins with: what was given, or the first half-round. The log says if that is in log form."""
+    if problem.ops.may_check and logger.isEnabledFor(logging.DEBUG) and not passes.is_scaled(problem, epsilon):
+        low, high = problem.bounds or (-float("inf"), float("inf"))
+        logger.debug(
+            "epsilon %g is solved in the log form: scaling in %s cannot carry scores between %g and %g",
+            epsilon, problem.dtype, low, high,
+        )  # fmt: skip
     return passes.first_potential(problem, epsilon) if start is None else start
 
 
