@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from otcluster import passes
 from otcluster._ops.generic import Array
+from otcluster.plans import worth
 from otcluster.problem import Problem
 from otcluster.scores import PointScores
 
@@ -96,19 +97,20 @@ def source_gradients(
             total -= _first_round(problem, epsilon, chain.first, batches, rows, scores) / epsilon
         return total
 
-    if isinstance(problem.scores, PointScores):
-        return _at_points(problem, problem.scores, of_tile, needed)
+    inside = problem.scores.inside
+    if isinstance(inside, PointScores):
+        return _at_points(problem, inside, of_tile, needed)
     given = problem.given["scores"]
-    gradient = ops.full((int(problem.weights.shape[0]), problem.n_samples, problem.n_clusters), 0.0, problem.dtype)
+    gradient = ops.full((int(problem.weights.shape[0]), problem.n_samples, inside.n_clusters), 0.0, problem.dtype)
     for batches, rows, scores in passes.tiles(problem):
-        gradient[batches, rows] = of_tile(batches, rows, scores)
+        gradient[batches, rows] = of_tile(batches, rows, scores)[..., : inside.n_clusters]
     return [ops.cast(ops.xp.reshape(gradient, given.shape), given.dtype)] if needed[0] else [None]
 
 
 def value_upstream(problem: Problem, factor: Array) -> Upstream:
     """The gradient at the plan of the transport value, whose own gradient is ``factor``, (n_problems, 1)."""
     near = problem.ops.cast(factor, problem.dtype)
-    return lambda batches, rows, scores: over_tile(problem, batches, rows, near) * scores
+    return lambda batches, rows, scores: over_tile(problem, batches, rows, near) * worth(problem, scores)
 
 
 def _through_rows(problem: Problem, plan: Array, upstream: Array) -> Array:
@@ -152,7 +154,7 @@ def _at_points(problem: Problem, scores: PointScores, of_tile: Upstream, needed:
             part = PointScores(points, near[0, ...] if alone else near, metric=scores.metric)
             return part.tiles(groups)(slice(None), slice(None))
 
-        some = of_tile(batches, rows, tile)
+        some = of_tile(batches, rows, tile)[..., : scores.n_clusters]
         found = ops.autograd.vector_jacobian(form, (x[batches, rows, :], centroids[theirs, :, :]), some)
         at_x[batches, rows] += found[0]
         at_centroids[theirs] += found[1]

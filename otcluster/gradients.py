@@ -7,6 +7,7 @@ those rounds made of the scores, and the rounds are gone through backwards.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -93,9 +94,9 @@ class UnrolledGradient(Gradient):
             )
 
     def chain(self, answer: Answer, at_potential: Array) -> Chain:
-        problem, epsilon, xp = answer.problem, answer.epsilon, answer.problem.ops.xp
+        problem, epsilon, xp, side = answer.problem, answer.epsilon, answer.problem.ops.xp, answer.problem.cluster_side
+        pull = 1.0 if side is None else side.pull(xp, problem.clusters, epsilon)
         g = passes.first_potential(problem, epsilon) if answer.start is None else answer.start
-        first = g
         path: list[tuple[Array, Array]] = []
         for _ in range(answer.solver.max_iter - (answer.start is None)):
             columns, _ = passes.plan_columns(problem, g, epsilon)
@@ -104,11 +105,18 @@ class UnrolledGradient(Gradient):
         rounds: list[tuple[Array, Array]] = []
         least = float(xp.finfo(problem.dtype).smallest_normal)
         for g, columns in reversed(path):
+            at_potential = pull * at_potential
             held = columns > least  # a smaller sum is not what a round goes by
             price = xp.where(held, -at_potential / xp.where(held, columns, xp.ones_like(columns)), xp.zeros_like(columns))
             rounds.append((g, price))
-            at_potential = at_potential + column_gradient(problem, g, epsilon, prices_as_upstream(problem, price))
-        return Chain((answer.g, xp.zeros_like(answer.g)), rounds, (first, at_potential) if answer.start is None else None)
+            at_settled = at_potential if side is None else side.unsettled(xp, g, problem.clusters, at_potential)
+            at_potential = at_settled + column_gradient(problem, g, epsilon, prices_as_upstream(problem, price))
+        at_answer = answer.g, xp.zeros_like(answer.g)
+        if answer.start is not None:
+            return Chain(at_answer, rounds)
+        strict = copy.copy(problem)  # the first half-round is a share of that of a strict side
+        strict._set(cluster_side=None)
+        return Chain(at_answer, rounds, (passes.first_potential(strict, epsilon), pull * at_potential))
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,16 +167,13 @@ def check_gradient(gradient: Any, problem: Problem, reducer: Any = None) -> None
 
     Raises:
         TypeError: ``gradient`` is no gradient, or the library of the scores records none.
-        ValueError: Something else than the scores (a mass) requires a gradient, masses are relaxed or partial, or ranks share
-            the samples.
+        ValueError: Something else than the scores (a mass) requires a gradient, or ranks share the samples.
     """
     if not isinstance(gradient, Gradient):
         raise TypeError(f"gradient must be None, ImplicitGradient() or UnrolledGradient(), got {gradient!r}")
     if problem.ops.autograd is None:
         found = type(next(iter(problem.scores.sources.values())))
         raise TypeError(f"gradients need torch tensors, got scores of {found.__module__}.{found.__name__}: convert them first")
-    if problem.cluster_side is not None or problem.assigned_mass is not None:
-        raise ValueError(f"{gradient!r} is of strict masses: leave cluster_side and assigned_mass away")
     if reducer is not None:
         raise ValueError(f"{gradient!r} needs all samples in one process: leave gradient or reducer away")
     for name, values in problem.given.items():

@@ -59,6 +59,10 @@ class RelaxedKL:
         """The same potentials, where they are all too high or too low by one number."""
         return g
 
+    def unsettled(self, xp: Any, g: Array, clusters: Array, at_settled: Array) -> Array:
+        """The gradient at ``g``, given that at ``settled(g)``."""
+        return at_settled
+
     def pull(self, xp: Any, clusters: Array, epsilon: float) -> Array:
         """How far a half-round takes each cluster to its mass, from 0 (nowhere) to 1 (there, as if strict): (n_problems, k)."""
         return xp.full_like(clusters, self.strength / (self.strength + epsilon))
@@ -95,16 +99,28 @@ class RelaxedInside(RelaxedKL):
         return False
 
     def settled(self, xp: Any, g: Array, clusters: Array) -> Array:
-        inside, mass = g[:, :-1], clusters[:, :-1]
-        price = xp.where(mass > 0, -inside, xp.full_like(inside, -math.inf))
-        top = xp.max(price, axis=-1, keepdims=True)
-        top = xp.where(xp.isfinite(top), top, xp.zeros_like(top))
-        below = (price - top) / max(self.strength, float(xp.finfo(g.dtype).smallest_normal))
+        mass = clusters[:, :-1]
+        below, top = self._below(xp, g, mass)
         total = xp.sum(mass, axis=-1, keepdims=True)
         # At the optimum columns are mass * exp(price / strength), which then sum to the mass. By the powers less one, since of
         # a great strength nothing else is left.
         excess = xp.sum(mass * xp.expm1(below), axis=-1, keepdims=True) / xp.where(total > 0, total, xp.ones_like(total))
         return g + top + self.strength * xp.log1p(excess)
+
+    def unsettled(self, xp: Any, g: Array, clusters: Array, at_settled: Array) -> Array:
+        mass = clusters[:, :-1]
+        powers = mass * xp.exp(self._below(xp, g, mass)[0])
+        total = xp.sum(powers, axis=-1, keepdims=True)
+        share = powers / xp.where(total > 0, total, xp.ones_like(total))
+        of_all = xp.sum(at_settled, axis=-1, keepdims=True)
+        return at_settled - xp.concat([share * of_all, xp.zeros_like(of_all)], axis=-1)
+
+    def _below(self, xp: Any, g: Array, mass: Array) -> tuple[Array, Array]:
+        """How many strengths the price of each inside cluster is below the highest one, and that."""
+        price = xp.where(mass > 0, -g[:, :-1], xp.full_like(mass, -math.inf))
+        top = xp.max(price, axis=-1, keepdims=True)
+        top = xp.where(xp.isfinite(top), top, xp.zeros_like(top))
+        return (price - top) / max(self.strength, float(xp.finfo(g.dtype).smallest_normal)), top
 
     def pull(self, xp: Any, clusters: Array, epsilon: float) -> Array:
         outside = xp.ones_like(clusters[:, -1:])

@@ -147,8 +147,7 @@ class PartialAssignment(Assignment):
         return self.extended.plan()[..., :-1]
 
     def transport_value(self) -> Array:
-        outside = self.extended.cluster_sizes()[..., -1]
-        return self.extended.transport_value() - self.extended.problem.scores.level * outside  # type: ignore[attr-defined]
+        return self.extended.transport_value()  # what is outside is worth nothing
 
     def cluster_sizes(self) -> Array:
         return self.extended.cluster_sizes()[..., :-1]

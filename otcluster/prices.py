@@ -4,6 +4,10 @@ The column sums of a plan change with g by ``(D - A) / epsilon``, where D holds 
 (:mod:`otcluster.curvature`). Since they must not change, a gradient at g is paid for with prices p where ``(D - A) p`` is
 epsilon times that gradient. One number added to the prices of clusters that compete, directly or through others, changes
 nothing.
+
+A relaxed cluster, of pull q between 0 and 1 (:meth:`otcluster.RelaxedKL.pull`), holds its column only so far: its potential
+itself resists, which adds ``(1 / q - 1) D`` to the system. Written on ``p / sqrt(q)`` that stays symmetric and regular, down to
+clusters that are free.
 """
 
 from __future__ import annotations
@@ -23,20 +27,23 @@ _FEW_ROUNDINGS = 4096
 
 
 def prices(problem: Problem, g: Array, epsilon: float, right: Array) -> Array:
-    """Solve ``(D - A) prices = right``, (n_problems, k) both, by whichever of the two ways below takes less memory and time."""
-    k = problem.n_clusters
+    """Solve ``(D - A + (1 / pull - 1) D) prices = right``, (n_problems, k) both.
+
+    By whichever of the two ways below takes less memory and time.
+    """
+    k, xp, side = problem.n_clusters, problem.ops.xp, problem.cluster_side
+    pull = xp.ones_like(problem.clusters) if side is None else side.pull(xp, problem.clusters, epsilon)
     n_scores = int(problem.weights.shape[0]) * problem.n_samples * k
     if k <= _MOST_CLUSTERS and problem.n_problems * k * k <= max(_FEW_NUMBERS, n_scores):
-        found, columns = _direct(problem, g, epsilon, right)
+        found, columns = _direct(problem, g, epsilon, pull, right)
     else:
-        found, columns = _iterative(problem, g, epsilon, right)
+        found, columns = _iterative(problem, g, epsilon, pull, right)
     # Of the many answers the one around zero, which loses the fewest digits later on.
-    xp = problem.ops.xp
     total = xp.sum(columns, axis=-1, keepdims=True)
     return found - xp.sum(columns * found, axis=-1, keepdims=True) / xp.where(total > 0, total, xp.ones_like(total))
 
 
-def _direct(problem: Problem, g: Array, epsilon: float, right: Array) -> tuple[Array, Array]:
+def _direct(problem: Problem, g: Array, epsilon: float, pull: Array, right: Array) -> tuple[Array, Array]:
     """By elimination, with k x k numbers for each problem."""
     ops, xp = problem.ops, problem.ops.xp
     columns, _, shared = curvature.columns_and_shared_mass(problem, g, epsilon)
@@ -48,12 +55,14 @@ def _direct(problem: Problem, g: Array, epsilon: float, right: Array) -> tuple[A
     # A little damping makes the system regular, whose eigenvalues are at most 2. The diagonal is the sum of what is beside it:
     # where a plan is nearly hard the difference would have no digits.
     damping = _FEW_ROUNDINGS * float(xp.finfo(ops.wide).eps)
-    on = (1 - damping) * xp.sum(others, axis=-1)[..., None] + damping
-    right = xp.where(open_, right / mass, xp.zeros_like(mass))
-    return ops.solve(xp.where(diagonal, on, -(1 - damping) * others), right), columns
+    damped, root = (1 - damping) * pull, xp.sqrt(pull)
+    on = (damped * xp.sum(others, axis=-1) + (1 - damped))[..., None]
+    right = xp.where(open_, root * right / mass, xp.zeros_like(mass))
+    beside = (1 - damping) * root[..., :, None] * root[..., None, :] * others
+    return root * ops.solve(xp.where(diagonal, on, -beside), right), columns
 
 
-def _iterative(problem: Problem, g: Array, epsilon: float, right: Array) -> tuple[Array, Array]:
+def _iterative(problem: Problem, g: Array, epsilon: float, pull: Array, right: Array) -> tuple[Array, Array]:
     """By conjugate gradients, with one reading of the scores a step and k numbers for each problem."""
     ops, xp = problem.ops, problem.ops.xp
     columns, _ = plan_columns(problem, g, epsilon)
@@ -66,8 +75,9 @@ def _iterative(problem: Problem, g: Array, epsilon: float, right: Array) -> tupl
     def ratio(one: Array, two: Array) -> Array:
         return xp.where(two > 0, one / xp.where(two > 0, two, xp.ones_like(two)), xp.zeros_like(two))
 
+    root = xp.sqrt(pull)
     found = xp.zeros_like(columns)
-    residual = xp.where(open_, right, found)
+    residual = xp.where(open_, root * right, found)
     way = inverse * residual
     size = product(residual, way)
     least = (_FEW_ROUNDINGS * float(xp.finfo(ops.wide).eps)) ** 2
@@ -75,8 +85,9 @@ def _iterative(problem: Problem, g: Array, epsilon: float, right: Array) -> tupl
     for _ in range(_MOST_STEPS):
         inside = size > goal
         if not ops.facts([xp.any(inside)])[0]:
-            return found, columns
-        image = column_gradient(problem, g, epsilon, prices_as_upstream(problem, way))
+            return root * found, columns
+        image = root * column_gradient(problem, g, epsilon, prices_as_upstream(problem, root * way))
+        image = image + (1 - pull) * columns * way
         step = xp.where(inside, ratio(size, product(way, image)), xp.zeros_like(size))
         found = found + step * way
         residual = residual - step * image
@@ -90,4 +101,4 @@ def _iterative(problem: Problem, g: Array, epsilon: float, right: Array) -> tupl
         RuntimeWarning,
         stacklevel=2,
     )
-    return found, columns
+    return root * found, columns

@@ -37,6 +37,11 @@ class Scores(Protocol):
         ...
 
     @property
+    def inside(self) -> Scores:
+        """The scores that the sources make: these, or those that more was laid beside."""
+        ...
+
+    @property
     def n_groups(self) -> int | None:
         """How many groups the shapes of the scores speak for, where they do."""
         ...
@@ -111,6 +116,10 @@ class DenseScores:
     @property
     def sources(self) -> dict[str, Array]:
         return {"scores": self.given}
+
+    @property
+    def inside(self) -> DenseScores:
+        return self
 
     known_bounds: tuple[float, float] | None = None
 
@@ -225,6 +234,10 @@ class PointScores:
     @property
     def sources(self) -> dict[str, Array]:
         return {"x": self.given_x, "centroids": self.given_centroids}
+
+    @property
+    def inside(self) -> PointScores:
+        return self
 
     @property
     def known_bounds(self) -> tuple[float, float] | None:

@@ -77,15 +77,16 @@ def solve(
         if reducer is not None:
             problem = joined(problem, solver, reducer, started=start is not None)
         begin = None if start is None else start_potential(problem, start)
-        if problem.assigned_mass is not None:
-            whole = extended(problem)
-            return PartialAssignment(problem, _run(whole, solver, None if begin is None else extended_start(whole, begin)))
-        answer = _run(problem, solver, begin)
-        return answer if gradient is None else answer.with_gradient(gradient, begin)
+        if problem.assigned_mass is None:
+            return _run(problem, solver, begin, gradient)
+        whole = extended(problem)
+        begin = None if begin is None else extended_start(whole, begin)
+        return PartialAssignment(problem, _run(whole, solver, begin, gradient))
 
 
-def _run(problem: Problem, solver: Solver, begin: Array | None) -> Assignment:
-    return solver.run(problem) if begin is None else solver.run(problem, start=begin)
+def _run(problem: Problem, solver: Solver, begin: Array | None, gradient: Gradient | None) -> Assignment:
+    answer = solver.run(problem) if begin is None else solver.run(problem, start=begin)
+    return answer if gradient is None else answer.with_gradient(gradient, begin)
 
 
 def sinkhorn_knopp(scores: Array | Scores, *, epsilon: float = 0.05, max_iter: int = 3, **masses: Any) -> Assignment:

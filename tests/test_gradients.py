@@ -30,6 +30,22 @@ MASSES = {
     "cluster share": {"cluster_share": torch.tensor([1.0, 2.0, 0.0, 0.5])},
     "groups": {"groups": torch.tensor([0, 2, 0, 2, 2, 3]), "n_groups": 5},
 }
+SHARES = torch.tensor([1.5, 0.0, 2.0, 0.5, 0.0])  # of the groups above
+MASSES |= {
+    "relaxed": {"cluster_side": 0.4, **MASSES["cluster share"]},
+    "free": {"cluster_side": 0.0},
+    "relaxed groups": {"cluster_side": 0.4, **MASSES["groups"]},
+    "partial": {"assigned_mass": 4.0, **MASSES["sample mass"]},
+    "partial, all assigned": {"assigned_mass": 6.0, **MASSES["cluster share"]},
+    "partial groups": {"assigned_mass": SHARES, **MASSES["groups"]},
+    "relaxed partial": {"cluster_side": 0.4, "assigned_mass": 4.0, **MASSES["cluster share"]},
+    "free partial": {"cluster_side": 0.0, "assigned_mass": 4.0},
+    "relaxed partial groups": {
+        "cluster_side": 0.4,
+        "assigned_mass": SHARES,
+        **MASSES["groups"],
+    },
+}
 
 
 def draw(*shape, seed=0):
@@ -58,6 +74,73 @@ def test_forbidden_pairs_have_no_gradient_and_the_others_their_own(solver, gradi
     (plan.square().sum() + value).backward()
     assert (shut.grad[forbidden] == 0).all()
     assert (shut.grad[~forbidden] != 0).any()
+
+
+LOOSE = {"relaxed": {"cluster_side": 0.2}, "partial": {"assigned_mass": 3.5}}
+LOOSE["relaxed partial"] = LOOSE["relaxed"] | LOOSE["partial"]
+loose_masses = pytest.mark.parametrize("masses", LOOSE.values(), ids=LOOSE)
+
+
+@KINDS
+@loose_masses
+def test_forbidden_pairs_of_relaxed_and_partial_problems_have_no_gradient_and_the_others_their_own(solver, gradient, masses):
+    forbidden = FORBIDDEN.clone()
+    forbidden[1] = "assigned_mass" in masses  # who may join no cluster stays outside
+    forbidden[:, 2] = "cluster_side" in masses and "assigned_mass" not in masses  # and a relaxed cluster may stay empty
+    assert gradcheck(
+        lambda scores: both(scores.masked_fill(forbidden, -np.inf), solver, gradient, **masses), draw(6, 4), **TOLERANCES
+    )
+
+
+@KINDS
+@loose_masses
+@pytest.mark.parametrize("metric", ["dot", "sqeuclidean"])
+def test_gradients_at_points_of_relaxed_and_partial_problems_are_finite_differences(solver, gradient, masses, metric):
+    def of_points(x, centroids):
+        return both(otc.PointScores(x, centroids, metric=metric), solver, gradient, **masses)
+
+    assert gradcheck(of_points, (draw(6, 3), draw(4, 3, seed=1)), fast_mode=True, **TOLERANCES)
+
+
+@KINDS
+def test_endless_strength_and_all_mass_have_the_strict_gradient(solver, gradient):
+    weights, found = draw(30, 5, seed=1).detach(), []
+    strong = {"cluster_side": 1e9}
+    for masses in ({}, strong, {"assigned_mass": 30.0}, strong | {"assigned_mass": 30.0}, {"assigned_mass": 30.0 - 1e-6}):
+        scores = draw(30, 5)
+        plan, value = both(scores, solver, gradient, **masses)
+        ((plan * weights).sum() + value).backward()
+        found.append(scores.grad)
+    for other in found[1:]:  # what stays outside, and the range of the potentials over the strength, are as small
+        torch.testing.assert_close(other, found[0], atol=1e-5, rtol=0)
+
+
+@loose_masses
+def test_many_rounds_of_relaxed_and_partial_problems_have_the_implicit_gradient(masses):
+    scores, weights = draw(30, 6), draw(30, 6, seed=1).detach()
+    found = []
+    for solver, gradient in (IMPLICIT, (otc.LogSinkhorn(epsilon=EPSILON, max_iter=300, tol=None), otc.UnrolledGradient())):
+        plan, value = both(scores, solver, gradient, **masses)
+        found.append(torch.autograd.grad((plan * weights).sum() + value, scores)[0])
+    torch.testing.assert_close(found[0], found[1], atol=1e-8, rtol=0)
+
+
+@loose_masses
+@pytest.mark.parametrize("epsilon", [1e-1, 1e-2])
+def test_the_implicit_gradient_of_relaxed_and_partial_problems_is_right_where_plans_are_nearly_hard(masses, epsilon):
+    scores = torch.from_numpy(clustered_scores(60, 6, d=8)).requires_grad_()
+    weights, way = draw(60, 6, seed=1).detach(), draw(60, 6, seed=2).detach()
+    masses = masses | ({"assigned_mass": 45} if "assigned_mass" in masses else {})
+    solver = otc.LogSinkhorn(epsilon=epsilon, tol=1e-12)
+
+    def loss(scores):
+        return (both(scores, solver, otc.ImplicitGradient(), **masses)[0] * weights).sum()
+
+    (gradient,) = torch.autograd.grad(loss(scores), scores)
+    step = 1e-3 * epsilon
+    with torch.no_grad():
+        slope = (loss(scores + step * way) - loss(scores - step * way)) / (2 * step)
+    torch.testing.assert_close((gradient * way).sum(), slope, rtol=1e-4, atol=1e-5)
 
 
 @KINDS
@@ -137,12 +220,13 @@ def test_many_rounds_have_the_implicit_gradient():
     torch.testing.assert_close(found[0], found[1], atol=1e-8, rtol=0)
 
 
-def test_nothing_flows_to_a_start():
+@pytest.mark.parametrize("masses", [{}, *LOOSE.values()], ids=["strict", *LOOSE])
+def test_nothing_flows_to_a_start(masses):
     solver, start = otc.SinkhornKnopp(epsilon=EPSILON, max_iter=2), (None, torch.tensor([0.3, 0.0, -0.2, 0.1]))
 
     def of_scores(scores):
         answer = otc.solve(
-            otc.Problem(scores), solver, start=(None, start[1].to(scores.dtype)), gradient=otc.UnrolledGradient()
+            otc.Problem(scores, **masses), solver, start=(None, start[1].to(scores.dtype)), gradient=otc.UnrolledGradient()
         )
         return answer.plan(), answer.transport_value()
 
@@ -197,6 +281,8 @@ def test_conjugate_gradients_find_the_same_prices(masses, forbidden, dtype, tole
     monkeypatch.setattr(prices, "_MOST_CLUSTERS", 0)
     (iterative,) = torch.autograd.grad((plan * weights).sum(), scores, retain_graph=True)
     torch.testing.assert_close(iterative, direct, atol=tolerance, rtol=tolerance)
+    if masses.get("cluster_side") == 0 and "assigned_mass" not in masses:
+        return  # free clusters have no prices, and nothing is left to solve
     monkeypatch.setattr(prices, "_MOST_STEPS", 1)
     with pytest.warns(RuntimeWarning, match="1 steps of conjugate gradients left"):
         torch.autograd.grad((plan * weights).sum(), scores)
