@@ -41,7 +41,8 @@ def check_values(
     wanted = totals if problem.assigned_mass is None else problem.assigned
     apart = _apart(problem, wanted, sums)
     starved = (sums == 0) & (totals > 0)
-    beyond = ~((wanted > 0) | ((wanted == 0) & (totals == 0))) | ~(wanted <= (1 + agreement(problem)) * totals)
+    # Of a sharded problem these are the totals of one rank, which say nothing of what all may be asked for.
+    beyond = ~(wanted >= 0) if problem.sharded else _beyond(wanted, totals, agreement(problem))
     ids = problem.groups if problem.groups is not None and problem.n_samples else None
     facts = [
         zero if ids is None else xp.min(ids),
@@ -77,11 +78,7 @@ def check_values(
     if survey is not None and found[0]:
         survey.raise_bad_score()
     if any_beyond:
-        at = _first(problem, beyond)
-        raise ValueError(
-            f"assigned_mass must be above 0 and at most the mass of the samples, {float(totals[at])}{_place(problem, at)}, got "
-            f"{float(wanted[at])}: give one number per problem where they differ"
-        )
+        _raise_beyond(problem, beyond, wanted, totals)
     # What the rows of other ranks decide is checked when they are joined (otcluster.sharding).
     if given == "cluster_mass" and not problem.sharded and not furthest <= agreement(problem):
         check_totals(problem, wanted, sums, agreement(problem))
@@ -95,6 +92,26 @@ def check_values(
     if found[2] or (found[3] and problem.cluster_side is None and not problem.sharded):
         survey.raise_unreachable()
     return bool(found[1]), bounds
+
+
+def check_assigned(problem: Problem, wanted: Array, totals: Array, tolerance: float) -> None:
+    """Raise unless ``wanted`` of the ``totals``, (n_problems,) each, can be assigned."""
+    beyond = _beyond(wanted, totals, tolerance)
+    if bool(problem.ops.xp.any(beyond)):
+        _raise_beyond(problem, beyond, wanted, totals)
+
+
+def _beyond(wanted: Array, totals: Array, tolerance: float) -> Array:
+    return ~((wanted > 0) | ((wanted == 0) & (totals == 0))) | ~(wanted <= (1 + tolerance) * totals)
+
+
+def _raise_beyond(problem: Problem, beyond: Array, wanted: Array, totals: Array) -> None:
+    at = _first(problem, beyond)
+    most = "" if problem.sharded and problem.reducer is None else f", {float(totals[at])}{_place(problem, at)}"
+    raise ValueError(
+        f"assigned_mass must be above 0 and at most the mass of the samples{most}, got "
+        f"{float(wanted[at])}: give one number per problem where they differ"
+    )
 
 
 def check_totals(problem: Problem, totals: Array, sums: Array, tolerance: float) -> None:

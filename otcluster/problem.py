@@ -44,7 +44,7 @@ class Problem:
             be assigned to. Shapes and dtypes are checked always.
         sharded: The rows are those of one rank, and ``solve(..., reducer=)`` is to join them with those of the others.
             ``cluster_mass`` and ``cluster_share`` are then those of all samples together, and impossible values are raised
-            by ``solve``, on every rank.
+            by ``solve``, on every rank. ``assigned_mass`` is of all samples, too.
 
     Raises:
         TypeError: An argument has the wrong type or dtype.
@@ -147,10 +147,8 @@ class Problem:
         self._set(totals=given_totals if sample_mass is None else self._totals(weights))
         self._set(assigned=self.totals, assigned_mass=None)
         if assigned_mass is not None:
-            number = isinstance(assigned_mass, Real) and not isinstance(assigned_mass, bool)
-            shared = ops.full((), float(assigned_mass), ops.wide) if number else assigned_mass
-            shared = self._masses(shared, "assigned_mass", self.problem_shape, ops.wide, spread=number)
-            self._set(assigned_mass=ops.cast(shared, source.dtype), assigned=xp.reshape(shared, (self.n_problems,)))
+            shared = self.asked_assigned()
+            self._set(assigned_mass=ops.cast(xp.reshape(shared, self.problem_shape), source.dtype), assigned=shared)
 
         clusters, name = self.asked_clusters()
         self._set(closed=clusters == 0, has_forbidden=None, bounds=source.known_bounds)
@@ -162,10 +160,22 @@ class Problem:
                 if not self.sharded:
                     raise
                 self._set(fault=error)
-        if assigned_mass is not None:  # what rounding leaves of nothing is no outside
-            everything = self.assigned >= (1 - agreement(self)) * self.totals
-            self._set(assigned=xp.where(everything, self.totals, self.assigned))
+        if assigned_mass is not None:
+            self.assign(self.assigned, agreement(self))
         self.share(clusters, name)
+
+    def asked_assigned(self) -> Array:
+        """What the clusters are to share, as it came in: (n_problems,), wide."""
+        asked = self.given["assigned_mass"]
+        number = isinstance(asked, Real) and not isinstance(asked, bool)
+        shared = self.ops.full((), float(asked), self.ops.wide) if number else asked
+        shared = self._masses(shared, "assigned_mass", self.problem_shape, self.ops.wide, spread=number)
+        return self.ops.xp.reshape(shared, (self.n_problems,))
+
+    def assign(self, asked: Array, tolerance: float) -> None:
+        """Let the clusters share ``asked`` of the totals. What rounding leaves of nothing is no outside."""
+        everything = asked >= (1 - tolerance) * self.totals
+        self._set(assigned=self.ops.xp.where(everything, self.totals, asked))
 
     def asked_clusters(self) -> tuple[Array, str | None]:
         """Cluster masses or shares as they came in, (n_problems, k), and the argument by which; ones and None by default."""

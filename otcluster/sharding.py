@@ -12,7 +12,7 @@ import zlib
 from typing import Any
 
 from otcluster._ops.generic import Array
-from otcluster.checks import InfeasibleError, agreement, check_totals, raise_unreached, reached_clusters
+from otcluster.checks import InfeasibleError, agreement, check_assigned, check_totals, raise_unreached, reached_clusters
 from otcluster.distributed import Reducer
 from otcluster.problem import Problem
 
@@ -62,14 +62,22 @@ def joined(problem: Problem, solver: Any, reducer: Reducer, *, started: bool) ->
     whole = copy.copy(problem)
     whole._set(reducer=reducer, has_forbidden={0: False, 1: True}.get(int(forbidden)), bounds=bounds)
     clusters, name = problem.asked_clusters()
-    _check_same(problem, reducer, clusters, name)
+    if name is not None:
+        _check_same(problem, reducer, clusters, name)
     counts = problem.ops.full((problem.n_problems, 1), float(problem.n_samples), problem.ops.wide)
     exact, totals, counts = whole.summed(problem.exact_totals()[:, None], problem.totals[:, None], counts)
     exact, totals = exact[:, 0], totals[:, 0]
     whole._set(totals=totals, assigned=totals, n_everywhere=int(xp.max(counts)) if problem.n_problems else 0)
+    if problem.assigned_mass is not None:
+        asked = problem.asked_assigned()
+        _check_same(problem, reducer, asked[:, None], "assigned_mass")
+        if forbidden < 2:
+            check_assigned(whole, asked, exact, tolerance)
+        whole.assign(asked, tolerance)
+        exact = asked
     if forbidden < 2 and name == "cluster_mass":
         check_totals(whole, exact, xp.sum(clusters, axis=-1), tolerance)
-    if whole.has_forbidden:
+    if whole.has_forbidden and problem.cluster_side is None:
         reached = whole.summed(problem.ops.cast(reached_clusters(problem, clusters), problem.ops.wide))[0]
         raise_unreached(whole, (clusters > 0) & (reached == 0) & (totals > 0)[:, None])
     whole.share(clusters, name)
@@ -96,6 +104,8 @@ def _signature(problem: Problem, solver: Any, started: bool) -> dict[str, float]
         "the solver": _digest(_ADDRESS.sub("", repr(solver))),
         "whether a start is given": float(started),
         "how cluster masses are given": _digest(problem.asked_clusters()[1] or ""),
+        "cluster_side": _digest(repr(problem.cluster_side)),
+        "whether assigned_mass is given": float(problem.assigned_mass is not None),
         "whether values are checked": float(problem.has_forbidden is None and problem.fault is None),
         "whether numba is installed (pip install 'otcluster[fast]', or OTCLUSTER_COMPILED=0)": float(
             problem.ops.kernels(problem.dtype) is not None
@@ -118,13 +128,11 @@ def _exchanged(problem: Problem, reducer: Reducer, facts: list[float]) -> list[f
     return [float(value) for value in ops.to_numpy(reducer.max(sent))]
 
 
-def _check_same(problem: Problem, reducer: Reducer, clusters: Array, name: str | None) -> None:
-    """Raise on all ranks if they ask for different cluster masses."""
-    xp = problem.ops.xp
-    if name is None:
-        return
-    most = reducer.max(xp.concat([clusters, -clusters], axis=1))
-    if not bool(xp.all(most[:, : problem.n_clusters] == -most[:, problem.n_clusters :])):
+def _check_same(problem: Problem, reducer: Reducer, masses: Array, name: str) -> None:
+    """Raise on all ranks if they ask for different masses, (n_problems, ...), by the argument ``name``."""
+    xp, width = problem.ops.xp, int(masses.shape[1])
+    most = reducer.max(xp.concat([masses, -masses], axis=1))
+    if not bool(xp.all(most[:, :width] == -most[:, width:])):
         raise ValueError(f"{name} must be the same on every rank, that of all samples together, and is not")
 
 

@@ -38,7 +38,8 @@ def solve(
             Nothing flows to ``start``. Default: no gradient.
         reducer: Sums over the ranks that share the samples; None when all are here. Every rank makes a problem of its own
             rows (there may be none), with ``sharded=True``, and calls this with the same solver. ``cluster_mass``,
-            ``cluster_share``, ``n_groups``, centroids and ``start`` are the same on every rank. The answer is that of one
+            ``cluster_share``, ``cluster_side``, ``assigned_mass``, ``n_groups``, centroids and ``start`` are the same on every
+            rank. The answer is that of one
             process with all rows: errors, status and sizes are those of all samples, and must be asked on every rank, since
             that may exchange numbers; labels, plan and the potential of the samples are of the rank's rows.
 
@@ -71,8 +72,6 @@ def solve(
         problem.check_unchanged()
     elif isinstance(reducer, type) or not isinstance(reducer, Reducer):
         raise TypeError(f"reducer must have the methods sum and max of otcluster.Reducer, got {reducer!r}")
-    elif problem.cluster_side is not None or problem.assigned_mass is not None:
-        raise ValueError("cluster_side and assigned_mass need all samples in one process: leave them or the reducer away")
     with problem.ops.quiet():
         if reducer is not None:
             problem = joined(problem, solver, reducer, started=start is not None)

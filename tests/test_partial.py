@@ -5,14 +5,12 @@ from __future__ import annotations
 import numpy as np
 import ot
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import logsumexp
 
 import otcluster as otc
 from tests.oracles import log_rounds
-from tests.reducers import run_ranks
 from tests.strategies import LIBRARIES, cases, clustered_scores, grouped_cases, to_numpy
 
 EPSILON = 0.3
@@ -273,14 +271,3 @@ def test_the_transport_value_is_that_of_what_is_assigned(solver):
     scores = 5 + clustered_scores(30, 3)
     answer = otc.solve(otc.Problem(scores, assigned_mass=21), solver)
     np.testing.assert_allclose(answer.transport_value(), (answer.plan() * scores).sum(), rtol=1e-12)
-
-
-@pytest.mark.parametrize("masses", [{"cluster_side": 1.0}, {"assigned_mass": 4}])
-def test_ranks_are_refused(masses):
-    scores = torch.rand(6, 2)
-
-    def share(rank, reducer):
-        with pytest.raises(ValueError, match="cluster_side and assigned_mass need all samples in one process"):
-            otc.solve(otc.Problem(scores, sharded=True, **masses), otc.LogSinkhorn(), reducer=reducer)
-
-    run_ranks(2, share)
