@@ -31,7 +31,7 @@ class Status(enum.Enum):
     CONVERGED = "the masses are met within the tolerance"
     FIXED_ROUNDS = "the rounds asked for were done; how far the masses are met is in marginal_error"
     MAX_ITER = "max_iter rounds were used up before the tolerance was met: raise max_iter, tol or epsilon"
-    INFEASIBLE = "no plan meets the masses: some samples may only join clusters that are too small for them together"
+    INFEASIBLE = "no plan meets the masses: some samples may only go where there is too little room for them together"
 
 
 class Assignment(ABC):
@@ -244,7 +244,7 @@ class EntropicAssignment(Assignment):
     def _find_status(self) -> Status:
         if self._converged is not None and bool(self.problem.ops.xp.all(self._converged)):
             return Status.CONVERGED
-        if self.problem.has_forbidden and self.problem.cluster_side is None:
+        if self.problem.has_forbidden:
             self.problem.check_unchanged()
             with self.problem.ops.quiet():
                 if is_infeasible(self.problem):

@@ -5,6 +5,9 @@ Balancing a kernel of ones and zeros tells: where no plan exists its potentials 
 that are asked for too much falling behind. So the clusters that are lowest at some moment are tried, all k ways of cutting
 their order in one sweep, and a cut that violates the condition is a proof. The samples enter by their pattern of permitted
 clusters, of which there are few.
+
+On a relaxed side columns may be anything. There only the outside of a partial problem asks for its mass: it is too small if the
+samples that may join no cluster are more.
 """
 
 from __future__ import annotations
@@ -24,9 +27,17 @@ Ints = npt.NDArray[np.int64]
 
 def is_infeasible(problem: Problem) -> bool:
     """Whether it can be proven that no plan has the masses of ``problem`` (any of them, in a batch)."""
+    if problem.cluster_side is not None and problem.assigned_mass is None:
+        return False
     owners, allowed, mass = _patterns(problem)
     wanted = np.asarray(problem.ops.to_numpy(problem.clusters), dtype=np.float64)
     total = np.maximum(np.asarray(problem.ops.to_numpy(problem.totals), dtype=np.float64), np.finfo(float).tiny)
+    if problem.assigned_mass is not None:
+        lost = np.where(allowed[:, :-1].any(axis=1), 0.0, mass)[:, None]
+        outside = _everywhere(problem, _segment_sum(lost, owners, len(wanted)))[:, 0]
+        crowded = bool(np.any(outside - wanted[:, -1] > _SLACK * total))
+        if crowded or problem.cluster_side is not None:
+            return crowded
     kernel = allowed.astype(np.float64)
     scaling = np.where(wanted > 0, 1.0, 0.0)
     for rounds in range(_ROUNDS):

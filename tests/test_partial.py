@@ -161,6 +161,30 @@ def test_a_sample_that_may_join_no_cluster_stays_outside():
     assert otc.log_sinkhorn(scores, epsilon=0.1, assigned_mass=32).status is otc.Status.INFEASIBLE
 
 
+@pytest.mark.parametrize("strength", [None, 0.0, 0.3])
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_more_samples_without_a_cluster_than_may_stay_outside_are_infeasible(library, strength):
+    scores = clustered_scores(40, 4)
+    scores[:10] = -np.inf
+    groups = np.arange(40) // 20
+    for solver, met in ((otc.LogSinkhorn(0.1, 300), otc.Status.CONVERGED), (otc.SinkhornKnopp(0.1), otc.Status.FIXED_ROUNDS)):
+        for assigned, status in ((30, met), (31, otc.Status.INFEASIBLE)):
+            one = otc.Problem(LIBRARIES[library](scores), assigned_mass=assigned, cluster_side=strength)
+            many = otc.Problem(
+                LIBRARIES[library](scores),
+                assigned_mass=LIBRARIES[library](np.array([assigned - 20.0, 20.0])),
+                cluster_side=strength,
+                groups=LIBRARIES[library](groups),
+                n_groups=2,
+            )
+            for problem in (one, many):
+                answer = otc.solve(problem, solver)
+                assert answer.status is status
+                assert np.isfinite(to_numpy(answer.plan())).all()
+    everything = otc.Problem(LIBRARIES[library](scores), assigned_mass=40, cluster_side=strength)
+    assert otc.solve(everything, otc.LogSinkhorn(0.1, 300)).status is otc.Status.INFEASIBLE
+
+
 def test_a_partial_solve_begins_from_an_earlier_answer_or_from_its_potentials():
     problem = otc.Problem(clustered_scores(200, 8), assigned_mass=150)
     solver = otc.LogSinkhorn(0.01)

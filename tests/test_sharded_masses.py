@@ -99,6 +99,19 @@ def test_forbidden_pairs_on_some_ranks_of_relaxed_and_partial_problems(masses):
     sharded_is_whole(TIGHT, Case(scores, masses, "numpy", "float64"), [11, 11, 30])
 
 
+@pytest.mark.parametrize("strength", [None, 0.3])
+def test_more_samples_without_a_cluster_than_may_stay_outside_are_infeasible_on_all_ranks(strength):
+    scores = clustered_scores(20, 3)
+    scores[[1, 2, 11, 14]] = -np.inf
+    for assigned, status in ((16, otc.Status.CONVERGED), (17, otc.Status.INFEASIBLE)):
+
+        def ask(rank, reducer, assigned=assigned):
+            problem = otc.Problem(scores[rank::2], sharded=True, assigned_mass=assigned, cluster_side=strength)
+            return otc.solve(problem, otc.LogSinkhorn(0.1, 300), reducer=reducer).status
+
+        assert run_ranks(2, ask) == [status, status]
+
+
 def raised(make, solver=otc.LogSinkhorn(0.1)):  # noqa: B008
     return outcomes(2, lambda rank, reducer: otc.solve(make(rank), solver, reducer=reducer))[0]
 
