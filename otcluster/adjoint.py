@@ -38,8 +38,8 @@ class Chain:
 def column_gradient(problem: Problem, g: Array, epsilon: float, upstream: Upstream) -> Array:
     """Epsilon times the gradient at g, (n_problems, k), of what has the gradient ``upstream`` at the plan of g.
 
-    Wide throughout: clusters that compete only with each other have a sum of zero, and dividing by how little others compete
-    with them must not make something of rounding.
+    Of the samples of all ranks. Wide throughout: clusters that compete only with each other have a sum of zero, and dividing by
+    how little others compete with them must not make something of rounding.
     """
     ops = problem.ops
     sums = ops.full((problem.n_problems, problem.n_clusters), 0.0, ops.wide)
@@ -51,7 +51,7 @@ def column_gradient(problem: Problem, g: Array, epsilon: float, upstream: Upstre
             sums[batches] += ops.column_sum(down)
         else:
             sums += ops.segment_sum(down[0, ...], problem.groups[rows], problem.n_problems)
-    return sums
+    return problem.summed(sums)[0]
 
 
 def prices_as_upstream(problem: Problem, prices: Array) -> Upstream:
@@ -69,7 +69,7 @@ def over_tile(problem: Problem, batches: slice, rows: slice, values: Array) -> A
 def source_gradients(
     problem: Problem, epsilon: float, chain: Chain, upstream: Upstream, direct: Array | None, needed: Sequence[bool]
 ) -> list[Array | None]:
-    """Gradients at the arrays that the scores were made of, None where not ``needed``.
+    """Gradients at the arrays that the scores were made of, None where not ``needed``; by way of the rows here.
 
     Args:
         problem: What was solved.

@@ -146,7 +146,8 @@ class Answer:
         problem = self.problem
 
         def pullback(upstream: Array, needed: Sequence[bool]) -> list[Array | None]:
-            factor = problem.ops.xp.reshape(upstream, (problem.n_problems, 1))
+            # The value is one for all ranks: what it is worth to any of them counts.
+            (factor,) = problem.summed(problem.ops.xp.reshape(upstream, (problem.n_problems, 1)))
             return self._pull(value_upstream(problem, factor), factor, needed)
 
         return self._attach(make, pullback)
@@ -162,20 +163,18 @@ class Answer:
             return source_gradients(self.problem, self.epsilon, chain, upstream, direct, needed)
 
 
-def check_gradient(gradient: Any, problem: Problem, reducer: Any = None) -> None:
-    """Raise unless ``gradient`` is one, and can be recorded for ``problem`` (without a ``reducer``, all samples are here).
+def check_gradient(gradient: Any, problem: Problem) -> None:
+    """Raise unless ``gradient`` is one, and can be recorded for ``problem``.
 
     Raises:
         TypeError: ``gradient`` is no gradient, or the library of the scores records none.
-        ValueError: Something else than the scores (a mass) requires a gradient, or ranks share the samples.
+        ValueError: Something else than the scores (a mass) requires a gradient.
     """
     if not isinstance(gradient, Gradient):
         raise TypeError(f"gradient must be None, ImplicitGradient() or UnrolledGradient(), got {gradient!r}")
     if problem.ops.autograd is None:
         found = type(next(iter(problem.scores.sources.values())))
         raise TypeError(f"gradients need torch tensors, got scores of {found.__module__}.{found.__name__}: convert them first")
-    if reducer is not None:
-        raise ValueError(f"{gradient!r} needs all samples in one process: leave gradient or reducer away")
     for name, values in problem.given.items():
         if name not in problem.scores.sources and getattr(values, "requires_grad", False):
             raise ValueError(f"{name} requires a gradient, which only scores, points and centroids get: pass {name}.detach()")

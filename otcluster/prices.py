@@ -33,7 +33,7 @@ def prices(problem: Problem, g: Array, epsilon: float, right: Array) -> Array:
     """
     k, xp, side = problem.n_clusters, problem.ops.xp, problem.cluster_side
     pull = xp.ones_like(problem.clusters) if side is None else side.pull(xp, problem.clusters, epsilon)
-    n_scores = int(problem.weights.shape[0]) * problem.n_samples * k
+    n_scores = int(problem.weights.shape[0]) * problem.n_everywhere * k
     if k <= _MOST_CLUSTERS and problem.n_problems * k * k <= max(_FEW_NUMBERS, n_scores):
         found, columns = _direct(problem, g, epsilon, pull, right)
     else:

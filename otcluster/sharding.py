@@ -22,7 +22,7 @@ _INFINITY = float("inf")
 _ADDRESS = re.compile(" at 0x[0-9a-fA-F]+")  # where an object lies, in a repr that says nothing else of it
 
 
-def joined(problem: Problem, solver: Any, reducer: Reducer, *, started: bool) -> Problem:
+def joined(problem: Problem, solver: Any, reducer: Reducer, *, started: bool, gradient: Any = None) -> Problem:
     """The part of one rank in the problem that all ranks hold together.
 
     Args:
@@ -30,6 +30,7 @@ def joined(problem: Problem, solver: Any, reducer: Reducer, *, started: bool) ->
         solver: What will be run, the same on every rank.
         reducer: The sums over the ranks.
         started: Whether a potential to begin from was given, too.
+        gradient: Which derivative will be asked for, if any.
 
     Raises:
         ValueError: The problem of some rank is impossible, ranks ask for different things, or the totals do not agree. All
@@ -40,7 +41,7 @@ def joined(problem: Problem, solver: Any, reducer: Reducer, *, started: bool) ->
     xp = problem.ops.xp
     fault = _fault(problem)
     code = 0 if fault is None else _digest(f"{type(fault).__name__}: {fault}") + 1
-    signature = _signature(problem, solver, started)
+    signature = _signature(problem, solver, started, gradient)
     least, greatest = (_INFINITY, _INFINITY) if problem.bounds is None else (-problem.bounds[0], problem.bounds[1])
     if problem.n_samples == 0:
         least, greatest = -_INFINITY, -_INFINITY  # no rows, no scores to bound
@@ -95,14 +96,18 @@ def _fault(problem: Problem) -> Exception | None:
     return None
 
 
-def _signature(problem: Problem, solver: Any, started: bool) -> dict[str, float]:
+def _signature(problem: Problem, solver: Any, started: bool, gradient: Any) -> dict[str, float]:
     """What must be the same on every rank, as numbers."""
+    required = any(getattr(source, "requires_grad", False) for source in problem.scores.sources.values())
     return {
         "n_clusters": problem.n_clusters,
         "the batch shape, or n_groups": _digest(repr((problem.problem_shape, problem.n_groups))),
         "the dtype": float(problem.dtype == problem.ops.xp.float64),
         "the solver": _digest(_ADDRESS.sub("", repr(solver))),
         "whether a start is given": float(started),
+        "the gradient, and whether scores, points or centroids require one": (
+            _digest(repr(gradient)) + required if gradient is not None else 0
+        ),
         "how cluster masses are given": _digest(problem.asked_clusters()[1] or ""),
         "cluster_side": _digest(repr(problem.cluster_side)),
         "whether assigned_mass is given": float(problem.assigned_mass is not None),

@@ -35,7 +35,8 @@ def solve(
             of others. Only g is read (f follows from it and may be None), -inf in it counting as 0 for an open cluster.
         gradient: :class:`ImplicitGradient` or :class:`UnrolledGradient`: the ``plan()`` and the ``transport_value()`` of the
             answer can then be differentiated after the scores, or the points and the centroids, that are torch tensors.
-            Nothing flows to ``start``. Default: no gradient.
+            Nothing flows to ``start``. Between ranks it is that of the sum of what all of them differentiate, and they must
+            differentiate the same things in the same order, since the backward pass exchanges numbers. Default: no gradient.
         reducer: Sums over the ranks that share the samples; None when all are here. Every rank makes a problem of its own
             rows (there may be none), with ``sharded=True``, and calls this with the same solver. ``cluster_mass``,
             ``cluster_share``, ``cluster_side``, ``assigned_mass``, ``n_groups``, centroids and ``start`` are the same on every
@@ -65,7 +66,7 @@ def solve(
     if isinstance(solver, type) or not isinstance(solver, Solver):
         raise TypeError(f"solver must be a solver such as SinkhornKnopp(epsilon=0.05), got {solver!r}")
     if gradient is not None:
-        check_gradient(gradient, problem, reducer)
+        check_gradient(gradient, problem)
     if reducer is None:
         if problem.sharded:
             raise ValueError("problem is sharded and no reducer is given: pass reducer=, or leave sharded=True out")
@@ -74,7 +75,7 @@ def solve(
         raise TypeError(f"reducer must have the methods sum and max of otcluster.Reducer, got {reducer!r}")
     with problem.ops.quiet():
         if reducer is not None:
-            problem = joined(problem, solver, reducer, started=start is not None)
+            problem = joined(problem, solver, reducer, started=start is not None, gradient=gradient)
         begin = None if start is None else start_potential(problem, start)
         if problem.assigned_mass is None:
             return _run(problem, solver, begin, gradient)

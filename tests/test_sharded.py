@@ -352,13 +352,3 @@ def test_the_transport_value_is_that_of_all_samples(solver):
         return otc.solve(own, solver, reducer=reducer).transport_value()
 
     np.testing.assert_allclose(run_ranks(2, value), [whole] * 2, rtol=1e-9)
-
-
-def test_gradients_need_all_samples_in_one_process():
-    problem = otc.Problem(torch.rand(6, 2, requires_grad=True), sharded=True)
-
-    def record(rank, reducer):
-        with pytest.raises(ValueError, match="needs all samples in one process: leave gradient or reducer away"):
-            otc.solve(problem, otc.LogSinkhorn(), reducer=reducer, gradient=otc.ImplicitGradient())
-
-    run_ranks(2, record)
