@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import otcluster as otc
+from otcluster import passes
 from tests.registry import every_solver
 from tests.strategies import LIBRARIES, clustered_scores, to_numpy
 
@@ -79,6 +80,21 @@ def test_new_samples_are_assigned_from_the_potential(assigned):
     kernel = np.exp(values / 0.05)
     new = (kernel / (kernel.sum(1, keepdims=True) + np.exp(outside / 0.05)))[2000:].sum(0)
     np.testing.assert_allclose(new, known.cluster_sizes(), rtol=0.15)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_labels_and_sizes_form_no_plan(library, monkeypatch):
+    def plan(*args):
+        raise AssertionError("a plan was formed")
+
+    monkeypatch.setattr(passes, "plan", plan)
+    monkeypatch.setattr(passes, "tile_plan", plan)
+    for solver in (otc.SinkhornKnopp(), otc.LogSinkhorn(), otc.Nearest()):
+        assignment = otc.solve(otc.Problem(LIBRARIES[library](clustered_scores(100, 5))), solver)
+        assert to_numpy(assignment.labels()).shape == (100,)
+        assert to_numpy(assignment.cluster_sizes()).shape == (5,)
+    with pytest.raises(AssertionError, match="a plan was formed"):
+        otc.sinkhorn_knopp(np.eye(3)).plan()
 
 
 def test_labels_of_a_balanced_plan_need_not_be_balanced():

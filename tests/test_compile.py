@@ -16,15 +16,22 @@ import otcluster as otc
         ("masses", otc.SinkhornKnopp()),
         ("groups", otc.SinkhornKnopp()),
         ("half", otc.SinkhornKnopp()),
+        ("relaxed, partial", otc.SinkhornKnopp()),
         ("groups", otc.LogSinkhorn(max_iter=4, tol=None)),
         ("masses", otc.Nearest()),
     ],
 )
 def test_fixed_rounds_compile_as_one_graph(kind, solver):
-    x, centroids = torch.randn(12, 5), torch.randn(3, 5)
-    inputs = {"half": torch.rand(12, 3).half()}.get(kind, torch.rand(12, 3))
+    drawn = torch.Generator().manual_seed(0)
+    x, centroids = torch.randn(12, 5, generator=drawn), torch.randn(3, 5, generator=drawn)
+    inputs = torch.rand(12, 3, generator=drawn)
+    inputs = inputs.half() if kind == "half" else inputs
     masses = {
-        "masses": {"sample_mass": torch.rand(12) + 0.5, "cluster_share": torch.rand(3) + 0.5},
+        "masses": {
+            "sample_mass": torch.rand(12, generator=drawn) + 0.5,
+            "cluster_share": torch.rand(3, generator=drawn) + 0.5,
+        },
+        "relaxed, partial": {"cluster_side": 0.5, "assigned_mass": 8.0},
         "groups": {"groups": torch.arange(12) % 2, "n_groups": 2},
     }.get(kind, {})
 
