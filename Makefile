@@ -3,9 +3,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Holds what was last installed: the extra `dev` contains `dnc`.
+# Hold what was last installed: the extra `dev` contains `dnc`; the peers of the benchmarks are for `make bench` alone.
 DEMO := $(VENV)/.installed-dnc
 DEV := $(VENV)/.installed-dev
+BENCH := $(VENV)/.installed-bench
 
 .PHONY: demo test docs bench clean
 
@@ -21,7 +22,7 @@ test: $(DEV)
 docs: $(DEV)
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
-bench: $(DEV)
+bench: $(BENCH)
 	$(BIN)/python -m benchmarks.run --write
 
 $(BIN)/python:
@@ -35,6 +36,10 @@ $(DEV): pyproject.toml | $(BIN)/python
 $(DEMO): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[dnc]'
 	touch $(DEMO)
+
+$(BENCH): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	touch $(BENCH)
 
 clean:
 	rm -rf $(VENV) runs docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,22 +1,65 @@
-"""How a figure is taken: two or more candidates in turn, medians of all, ratios within each turn."""
+"""How a figure is taken: candidates in turn, medians of all, ratios within each turn, and the memory that a call takes."""
 
 from __future__ import annotations
 
 import ctypes
+import functools
+import json
+import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 import otcluster
 
 _TURN = 0.05  # seconds
+_SLOW = 2.0  # seconds; who takes longer is called once
+
+
+@dataclass
+class Measured:
+    """Calls of one candidate: seconds of each turn, bytes at the peak beyond what was there before, and an answer."""
+
+    seconds: list[float]
+    memory: int | None
+    answer: Any
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+def measure(candidates: dict[str, Callable[[], Any]], repeats: int) -> dict[str, Measured]:
+    """Memory and answer of a warm call of each candidate, and its seconds in turns; of a slow one all from its first call."""
+    measured = {name: once(call) for name, call in candidates.items()}
+    quick = {name: call for name, call in candidates.items() if measured[name].seconds[0] < _SLOW}
+    for name, call in quick.items():
+        measured[name] = once(call)
+    for name, seconds in side_by_side(quick, repeats).items():
+        measured[name].seconds = seconds
+    return measured
+
+
+def once(call: Callable[[], Any]) -> Measured:
+    """One call."""
+    measured = Measured([], None, None)
+
+    def timed() -> None:
+        start = time.perf_counter()
+        measured.answer = call()
+        measured.seconds.append(time.perf_counter() - start)
+
+    measured.memory = peak_memory(timed)
+    return measured
 
 
 def side_by_side(candidates: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
@@ -41,25 +84,44 @@ def side_by_side(candidates: dict[str, Callable[[], Any]], repeats: int) -> dict
 
 
 def ratio(theirs: list[float], ours: list[float]) -> float:
-    """Median of the ratios of the turns: how many times faster ours is."""
-    return statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
+    """How many times faster ours is: the median of the ratios of the turns; where one was called once, that of the medians."""
+    if len(theirs) == len(ours):
+        return statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
+    return statistics.median(theirs) / statistics.median(ours)
 
 
-def peak_memory(call: Callable[[], Any]) -> int:
-    """Bytes by which the resident memory of this process grows at most during a call (Linux)."""
+def peak_memory(call: Callable[[], Any]) -> int | None:
+    """Bytes by which the resident memory of this process grows at most during a call; ``None`` where Linux does not tell.
+
+    It sees every allocator (NumPy's, torch's, JAX's, those of compiled code), but of memory only what was written to.
+    """
+    if not os.access("/proc/self/clear_refs", os.W_OK):
+        call()
+        return None
 
     def now(field: str) -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
-    if "linux" in sys.platform:  # freed memory that the allocator keeps would be used again unseen
-        ctypes.CDLL(None).malloc_trim(0)
+    ctypes.CDLL(None).malloc_trim(0)  # freed memory that the allocator keeps would be used again unseen
     Path("/proc/self/clear_refs").write_text("5")
     before = now("VmRSS")
     call()
-    return now("VmHWM") - before
+    return max(0, now("VmHWM") - before)
 
 
+def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function of a module returns in a new process, where nothing of this one is in the way; all of it as JSON."""
+    code = (
+        f"import json, sys; from {function.__module__} import {function.__qualname__} as call; "
+        "print(json.dumps(call(*json.loads(sys.argv[1]))))"
+    )
+    command = [sys.executable, "-c", code, json.dumps(arguments)]
+    root = Path(__file__).parent.parent
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=root).stdout)
+
+
+@functools.cache
 def copy_speed(n_bytes: int = 1 << 28) -> float:
     """Bytes a second that are read while a large tensor is copied, the best of five."""
     source = torch.zeros(n_bytes // 4)
@@ -82,6 +144,12 @@ def device() -> str:
     return f"{cpu}, {torch.get_num_threads()} threads"
 
 
-def versions() -> dict[str, str]:
-    """Of what was measured."""
-    return {"otcluster": otcluster.__version__, "torch": torch.__version__, "numpy": np.__version__}
+def versions(*packages: str) -> dict[str, str]:
+    """Of what was measured: ourselves, what we compute with, and the packages of a peer, as far as they are installed."""
+    found = {"Python": platform.python_version(), "otcluster": otcluster.__version__}
+    for package in ("torch", "numpy", "scipy", "numba", *packages):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -2,63 +2,55 @@
 
 from __future__ import annotations
 
-import statistics
-import subprocess
-import sys
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
 
 import otcluster as otc
+from benchmarks.errors import largest_difference
+from benchmarks.peers import recipe
 from benchmarks.recipe import three_rounds
-from benchmarks.timing import ratio, side_by_side
+from benchmarks.rows import Row, compared
 
-_GROUPS, _K = 1000, 4
-
-_MEMORY = """
-import numpy as np, torch, otcluster as otc
-from benchmarks.timing import peak_memory
-groups = torch.from_numpy(np.r_[np.zeros(200_000, np.int64), np.arange(1, 10_000)])
-scores = torch.rand(len(groups), 4)
-otc.sinkhorn_knopp(scores[:1000], groups=groups[:1000], n_groups=10_000).labels()
-print(peak_memory(lambda: otc.sinkhorn_knopp(scores, groups=groups, n_groups=10_000).labels()) / scores.nbytes)
-"""
+ABOUT = (
+    "Many problems in one",
+    """\
+`SinkhornKnopp` with groups beside the recipe in a loop over them, presorted; labels after three rounds, float32, epsilon
+0.05. Error: the largest difference of a plan entry to the recipe in float64. Floor: scores and groups read once a round and
+once for the answer.""",
+)
+_K = 4
 
 
-def rows() -> Iterator[dict[str, Any]]:
+def rows() -> Iterator[Row]:
     """Group sizes drawn from 0 to 16 and from 0 to 200; then one group of 200,000 and 9,999 of one, for the memory."""
-    for largest in (16, 200):
-        rng = np.random.default_rng(0)
-        sizes = rng.integers(0, largest + 1, _GROUPS)
-        groups = torch.from_numpy(np.repeat(np.arange(_GROUPS), sizes))
-        scores = torch.from_numpy(rng.uniform(-1, 1, (len(groups), _K)).astype(np.float32))
-        parts = torch.split(scores, sizes.tolist())
+    rng = np.random.default_rng(0)
+    for largest, target in ((16, 20), (200, 3)):
+        sizes = rng.integers(0, largest + 1, 1000)
+        yield from _row(f"1000 groups of 0 to {largest}, k {_K}, {sizes.sum()} samples, labels", sizes, 31, target)
+    sizes = np.r_[200_000, np.ones(9_999, np.int64)]
+    yield from _row(f"one group of 200000 and 9999 of one, k {_K}, labels", sizes, 9)
 
-        def loop(parts: Any = parts) -> torch.Tensor:
-            return torch.cat([three_rounds(part).argmax(dim=1) for part in parts if len(part)])
 
-        def ours(scores: Any = scores, groups: Any = groups) -> torch.Tensor:
-            return otc.sinkhorn_knopp(scores, groups=groups, n_groups=_GROUPS).labels()
-
-        seconds = side_by_side({"recipe": loop, "otcluster": ours}, 31)
-        exact = torch.cat([three_rounds(part.double()) for part in parts if len(part)])
-        plan = otc.sinkhorn_knopp(scores, groups=groups, n_groups=_GROUPS).plan()
-        yield {
-            "case": "grouped",
-            "what": f"{_GROUPS} groups of 0 to {largest}, k {_K}, {len(groups)} samples, labels",
-            "peer": "SwAV recipe, loop over groups",
-            "peer_seconds": statistics.median(seconds["recipe"]),
-            "seconds": statistics.median(seconds["otcluster"]),
-            "ratio": ratio(seconds["recipe"], seconds["otcluster"]),
-            "target": 20 if largest == 16 else 3,
-            "error": float((plan - exact).abs().max()),
-            "agreement": float((loop() == ours()).double().mean()),
-        }
-    result = subprocess.run([sys.executable, "-c", _MEMORY], check=True, capture_output=True, text=True)
-    yield {
-        "case": "grouped",
-        "what": "one group of 200,000 and 9,999 of one, k 4: peak memory, as a multiple of the scores",
-        "memory_ratio": float(result.stdout),
-    }
+def _row(what: str, sizes: np.ndarray, repeats: int, target: float | None = None) -> Iterator[Row]:
+    n_groups = len(sizes)
+    groups = torch.from_numpy(np.repeat(np.arange(n_groups), sizes))
+    scores = torch.rand(len(groups), _K, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    parts = [part for part in torch.split(scores, sizes.tolist()) if len(part)]
+    exact = torch.cat([three_rounds(part.double()) for part in parts])
+    errors = (
+        largest_difference(torch.cat([three_rounds(part) for part in parts]), exact),
+        largest_difference(otc.sinkhorn_knopp(scores, groups=groups, n_groups=n_groups).plan(), exact),
+    )
+    return compared(
+        "grouped",
+        what,
+        recipe(lambda: torch.cat([three_rounds(part).argmax(dim=1) for part in parts]), "SwAV/DINO recipe, loop over groups"),
+        lambda: otc.sinkhorn_knopp(scores, groups=groups, n_groups=n_groups).labels(),
+        error_is="plan",
+        errors=lambda _, __: errors,
+        floor_bytes=4 * (scores.nbytes + groups.nbytes),
+        repeats=repeats,
+        target=target,
+    )

@@ -1,0 +1,184 @@
+"""Other libraries at the same job. Each is imported only when it is asked, with the settings at which it does best.
+
+The entropic ones answer with a plan whose L1 error, recomputed, is the asked tolerance at most: what they must be asked
+for to get there is found beforehand, and JAX has compiled by then.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.errors import l1_error
+from benchmarks.recipe import three_rounds
+from tests.strategies import to_numpy
+
+Call = Callable[[], Any]
+_TRIES = 10
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A name, the packages whose versions matter, and what makes its call ready: imports, settings, a first call."""
+
+    name: str
+    packages: tuple[str, ...]
+    build: Callable[[], Call]
+
+    def ready(self, what: str) -> Call | None:
+        """The call; where the peer is missing or cannot do this, ``None``, and a line that says why."""
+        try:
+            return self.build()
+        except Exception as problem:  # whatever a peer raises is a reason to go on without it
+            print(f"{what}: {self.name} skipped, {type(problem).__name__}: {str(problem).splitlines()[0][:160]}", flush=True)
+            return None
+
+
+def recipe(call: Call, name: str = "SwAV/DINO recipe") -> Peer:
+    """The rounds that SwAV and DINOv2 paste; nothing to install."""
+    return Peer(name, (), lambda: call)
+
+
+def three_rounds_of(scores: Any, epsilon: float) -> Peer:
+    """The recipe on one problem."""
+    return recipe(lambda: three_rounds(scores, epsilon), "SwAV/DINO recipe, 3 rounds")
+
+
+def pot(scores: Any, epsilon: float, tol: float, *, method: str = "sinkhorn_log", max_iter: int = 100_000) -> Peer:
+    """POT's Sinkhorn in the library of the scores. It stops by a Euclidean norm, and ours by the L1 error."""
+
+    def build() -> Call:
+        import ot
+
+        n, k = scores.shape
+        like = to_numpy(scores)
+        w, c = np.full(n, 1 / n, like.dtype), np.full(k, 1 / k, like.dtype)
+        if not isinstance(scores, np.ndarray):
+            import torch
+
+            w, c = torch.from_numpy(w), torch.from_numpy(c)
+
+        def plan(threshold: float) -> Any:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # POT warns where it has not converged
+                return ot.sinkhorn(w, c, -scores, epsilon, method=method, stopThr=threshold, numItermax=max_iter)
+
+        threshold = _asked_for(plan, tol)
+        return lambda: plan(threshold)
+
+    return Peer(f"POT {method}", ("POT",), build)
+
+
+def ott(scores: Any, epsilon: float, tol: float, *, max_iter: int = 10_000) -> Peer:
+    """OTT-JAX, compiled, in the dtype of the scores.
+
+    Epsilon falls to its value by 3 % a round, with rounds over-relaxed by 1.5 or not, whichever is the quicker to arrive.
+    That did better than other factors, than its adaptive momentum, than Anderson's acceleration and than its kernel form.
+    """
+
+    def build() -> Call:
+        import jax
+
+        jax.config.update("jax_enable_x64", True)
+        import jax.numpy as jnp
+        from ott.geometry.epsilon_scheduler import Epsilon
+        from ott.geometry.geometry import Geometry
+        from ott.problems.linear.linear_problem import LinearProblem
+        from ott.solvers.linear.acceleration import Momentum
+        from ott.solvers.linear.sinkhorn import Sinkhorn
+
+        cost = jnp.asarray(-to_numpy(scores))
+
+        def call(momentum: float) -> Call:
+            @jax.jit
+            def solved(cost: Any, threshold: float) -> Any:
+                problem = LinearProblem(Geometry(cost_matrix=cost, epsilon=Epsilon(epsilon, init=50.0, decay=0.97)))
+                answer = Sinkhorn(threshold=threshold, max_iterations=max_iter, momentum=Momentum(value=momentum))(problem)
+                return answer.matrix, answer.converged
+
+            def plan(threshold: float) -> Any:
+                answer, converged = solved(cost, threshold)
+                if not converged:
+                    raise RuntimeError(f"not converged after {max_iter} rounds")
+                return answer.block_until_ready()
+
+            threshold = _asked_for(plan, tol)
+            return lambda: plan(threshold)
+
+        return _quickest(call, (1.5, 1.0))
+
+    return Peer("OTT-JAX", ("ott-jax", "jax", "jaxlib"), build)
+
+
+def geomloss(scores: Any, epsilon: float, tol: float) -> Peer:
+    """GeomLoss on a cost matrix (torch). It has no tolerance: epsilon falls to its value over a number of rounds."""
+
+    def build() -> Call:
+        from geomloss import ot
+
+        def plan(threshold: float) -> Any:  # its error falls as the number of rounds grows
+            return ot.solve(-scores, reg=epsilon, max_iter=math.ceil(100 * tol / threshold)).plan
+
+        threshold = _asked_for(plan, tol)
+        return lambda: plan(threshold)
+
+    return Peer("GeomLoss", ("geomloss",), build)
+
+
+def emd(scores: Any) -> Peer:
+    """POT's network simplex, sizes n / k."""
+
+    def build() -> Call:
+        import ot
+
+        n, k = scores.shape
+        return lambda: ot.emd(np.ones(n), np.full(k, n / k), -scores, numItermax=10**8)
+
+    return Peer("ot.emd", ("POT",), build)
+
+
+def k_means_constrained(x: Any, centers: Any, size_min: int, size_max: int) -> Peer:
+    """One assignment of k-means-constrained to given centers: least sum of distances, in thousandths, as a flow."""
+
+    def build() -> Call:
+        from k_means_constrained import KMeansConstrained
+
+        model = KMeansConstrained(len(centers), size_min=size_min, size_max=size_max)
+        model.cluster_centers_ = centers
+        return lambda: model.predict(x)
+
+    return Peer("k-means-constrained", ("k-means-constrained", "ortools"), build)
+
+
+def _asked_for(plan: Callable[[float], Any], tol: float) -> float:
+    """The threshold at which the recomputed L1 error of the plan is ``tol`` at most."""
+    threshold = tol
+    for _ in range(_TRIES):
+        error = l1_error(plan(threshold))
+        if error <= tol:
+            return threshold
+        threshold *= 0.95 * tol / error
+    raise RuntimeError(f"its error stays at {error:.0e}, above {tol:g}")
+
+
+def _quickest(call: Callable[[float], Call], settings: tuple[float, ...]) -> Call:
+    """The call whose setting is the quickest of those that arrive."""
+    seconds, failed = {}, None
+    for setting in settings:
+        try:
+            ready = call(setting)
+        except RuntimeError as problem:
+            failed = problem
+            continue
+        start = time.perf_counter()
+        ready()
+        seconds[time.perf_counter() - start] = ready
+    if not seconds:
+        raise failed or RuntimeError("no setting to try")
+    return seconds[min(seconds)]
