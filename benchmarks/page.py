@@ -70,5 +70,7 @@ def _table(rows: list[dict[str, Any]]) -> Iterable[str]:
         )
 
 
-def _milliseconds(seconds: float) -> str:
+def _milliseconds(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
     return f"{seconds * 1e3:,.2f} ms" if seconds < 1 else f"{seconds * 1e3:,.0f} ms"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import json
 import os
 import platform
@@ -23,6 +24,7 @@ import otcluster
 
 _TURN = 0.05  # seconds
 _SLOW = 2.0  # seconds; who takes longer is called once
+_ARENA_MAX = -8  # M_ARENA_MAX of malloc.h
 
 
 @dataclass
@@ -103,17 +105,28 @@ def peak_memory(call: Callable[[], Any]) -> int | None:
         lines = Path("/proc/self/status").read_text().splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
-    ctypes.CDLL(None).malloc_trim(0)  # freed memory that the allocator keeps would be used again unseen
+    gc.collect()  # what waits to be freed, or was freed and is kept by the allocator, would be used again unseen
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     before = now("VmRSS")
     call()
     return max(0, now("VmHWM") - before)
 
 
+def one_heap() -> None:
+    """Let all threads of this process share one heap of the C library (glibc), for :func:`peak_memory` to see all of it.
+
+    With a heap for each thread, what the threads of JAX freed would stay resident, and be used again unseen.
+    """
+    if hasattr(ctypes.CDLL(None), "mallopt"):
+        ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
+
+
 def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """What a function of a module returns in a new process, where nothing of this one is in the way; all of it as JSON."""
     code = (
-        f"import json, sys; from {function.__module__} import {function.__qualname__} as call; "
+        "import json, sys; from benchmarks.timing import one_heap; one_heap(); "
+        f"from {function.__module__} import {function.__qualname__} as call; "
         "print(json.dumps(call(*json.loads(sys.argv[1]))))"
     )
     command = [sys.executable, "-c", code, json.dumps(arguments)]
