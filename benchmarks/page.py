@@ -18,10 +18,11 @@ _INTRODUCTION = """\
 # Benchmarks
 
 Written by `make bench`, and so are its plots. The candidates of a row run in turn, warm; times are medians, and a ratio is the
-median of the ratios of the turns (how many times faster otcluster is). Where two figures stand in a cell, the first is the
-peer's. Memory is the peak of what a call takes beyond what was there before, the answer included. The floor is the time to
-read the bytes that must be read, at the speed at which a large array is copied. What the error is, each table says. Passes of
-otcluster are compiled (the extra `fast`). A peer that could not be run has no row.
+median of the ratios of the turns (how many times faster otcluster is), with what is aimed at in brackets. Who takes more than
+two seconds is called once. Where two figures stand in a cell, the first is the peer's. Memory is the peak of what a call takes
+beyond what was there before, the answer included. The floor is the time to read the bytes that must be read, at the speed at
+which a large array is copied. What the error is, each table says. Passes of otcluster are compiled (the extra `fast`). A peer
+that could not be run has no row.
 """
 
 
@@ -64,10 +65,14 @@ def _table(rows: list[dict[str, Any]]) -> Iterable[str]:
     for row in rows:
         yield (
             f"| {row['what']} | {row['peer']} | {_milliseconds(row['peer_seconds'])} | {_milliseconds(row['seconds'])} | "
-            f"{row['ratio']:.1f} | {_milliseconds(row['floor_seconds'])} | "
+            f"{row['ratio']:.1f}{_aim(row['target'])} | {_milliseconds(row['floor_seconds'])} | "
             f"{row['error_is']} {pair(row['peer_error'], row['error'], small)} | "
             f"{pair(row['peer_memory'], row['memory'], megabytes)} |"
         )
+
+
+def _aim(target: float | None) -> str:
+    return "" if target is None else f" ({target:g})"
 
 
 def _milliseconds(seconds: float | None) -> str:

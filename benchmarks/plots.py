@@ -22,11 +22,11 @@ def draw(points: list[dict[str, Any]], folder: Path, device: str) -> list[tuple[
         here = [point for point in points if point["axis"] == axis]
         path = folder / f"benchmarks-{device}-{axis}.svg"
         folder.mkdir(parents=True, exist_ok=True)
-        with matplotlib.rc_context({"svg.hashsalt": path.stem, "svg.fonttype": "none"}):
+        with matplotlib.rc_context({"svg.hashsalt": path.stem}):
             figure = _figure(here, axis, names)
             figure.savefig(path, metadata={"Date": None})
         shown = [name for name in names if any(point["candidate"] == name for point in here)]
-        drawn.append((path, f"Two plots against {_LABELS[axis]}: seconds of a call, and L1 error; {', '.join(shown)}."))
+        drawn.append((path, f"Two plots against {_LABELS[axis]}: seconds of a call, and L1 error; for {'; '.join(shown)}."))
     return drawn
 
 
@@ -52,6 +52,7 @@ def _figure(points: list[dict[str, Any]], axis: str, names: list[str]) -> Figure
             floor = sorted({(p[axis], p["floor_seconds"]) for p in points})
             axes.plot(*zip(*floor, strict=True), color="black", linestyle=":", linewidth=1, label="floor")
         axes.set(xscale="log", yscale="log", xlabel=_LABELS[axis], ylabel=label)
+        axes.minorticks_off()
         axes.grid(alpha=0.3)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
     return figure

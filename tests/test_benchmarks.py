@@ -102,7 +102,7 @@ def test_the_page_is_drawn_from_kept_rows(tmp_path):
     assert "## Some CPU, 2 threads" in text
     assert "| a question | SwAV/DINO recipe |" in text
     image = "images/benchmarks-some-cpu-2-threads-n.svg"
-    described = "Two plots against samples n: seconds of a call, and L1 error; LogSinkhorn, POT sinkhorn."
+    described = "Two plots against samples n: seconds of a call, and L1 error; for LogSinkhorn; POT sinkhorn."
     assert f"![{described}]({image})" in text
     drawn = (tmp_path / image).read_bytes()
     assert ElementTree.fromstring(drawn).tag.endswith("svg")

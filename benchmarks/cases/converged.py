@@ -20,8 +20,7 @@ ABOUT = (
 `LogSinkhorn` to a tolerance beside others that stop at the same L1 error (or below), recomputed from the plan. Error: that
 L1 error, both sides together, as a share of the mass. Floor: the bytes of one reading times the rounds that `LogSinkhorn`
 counted (`n_iter`), and one reading for the plan; scores that fit a cache can be read quicker than that. GeomLoss lets
-epsilon fall over a given number of rounds and has no tolerance: it is compared at an error that it reaches within seconds.
-A peer that takes more than two seconds is called once.""",
+epsilon fall over a given number of rounds and has no tolerance: it is compared at an error that it reaches within seconds.""",
 )
 _EPSILON = 0.01
 
