@@ -57,8 +57,9 @@ def pot(scores: Any, epsilon: float, tol: float, *, method: str = "sinkhorn_log"
     def build() -> Call:
         import ot
 
-        n, k = scores.shape
-        like = to_numpy(scores)
+        cost = -scores
+        n, k = cost.shape
+        like = to_numpy(cost)
         w, c = np.full(n, 1 / n, like.dtype), np.full(k, 1 / k, like.dtype)
         if not isinstance(scores, np.ndarray):
             import torch
@@ -68,7 +69,7 @@ def pot(scores: Any, epsilon: float, tol: float, *, method: str = "sinkhorn_log"
         def plan(threshold: float) -> Any:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")  # POT warns where it has not converged
-                return ot.sinkhorn(w, c, -scores, epsilon, method=method, stopThr=threshold, numItermax=max_iter)
+                return ot.sinkhorn(w, c, cost, epsilon, method=method, stopThr=threshold, numItermax=max_iter)
 
         threshold = _asked_for(plan, tol)
         return lambda: plan(threshold)
@@ -131,8 +132,10 @@ def geomloss(scores: Any, epsilon: float, tol: float) -> Peer:
     def build() -> Call:
         from geomloss import ot
 
+        cost = -scores
+
         def plan(threshold: float) -> Any:  # its error falls as the number of rounds grows
-            return ot.solve(-scores, reg=epsilon, max_iter=math.ceil(100 * tol / threshold)).plan
+            return ot.solve(cost, reg=epsilon, max_iter=math.ceil(100 * tol / threshold)).plan
 
         threshold = _asked_for(plan, tol)
         return lambda: plan(threshold)
@@ -146,8 +149,9 @@ def emd(scores: Any) -> Peer:
     def build() -> Call:
         import ot
 
-        n, k = scores.shape
-        return lambda: ot.emd(np.ones(n), np.full(k, n / k), -scores, numItermax=10**8)
+        cost = -scores
+        masses = np.ones(len(cost)), np.full(cost.shape[1], len(cost) / cost.shape[1])
+        return lambda: ot.emd(*masses, cost, numItermax=10**8)
 
     return Peer("ot.emd", ("POT",), build)
 
