@@ -159,8 +159,8 @@ def device() -> str:
 
 def versions(*packages: str) -> dict[str, str]:
     """Of what was measured: ourselves, what we compute with, and the packages of a peer, as far as they are installed."""
-    found = {"Python": platform.python_version(), "otcluster": otcluster.__version__}
-    for package in ("torch", "numpy", "scipy", "numba", *packages):
+    found = {"Python": platform.python_version(), "otcluster": otcluster.__version__, "torch": torch.__version__}
+    for package in ("numpy", "scipy", "numba", *packages):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
