@@ -62,6 +62,21 @@ def test_reductions(library, values):
 
 @pytest.mark.parametrize("compiled", ["1", "0"])
 @pytest.mark.parametrize("library", [*LAY, "array-api-strict"])
+@given(values=tiles(), dtype=st.sampled_from(["float32", "float64"]), odd=st.sampled_from([None, np.nan, -np.nan, np.inf]))
+def test_extremes(library, compiled, values, dtype, odd):
+    values = values.astype(dtype)
+    if odd is not None:
+        values.flat[values.size // 2] = odd
+    lay = STRICT if library == "array-api-strict" else LAY[library]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OTCLUSTER_COMPILED", compiled)
+        for given in (values, values.swapaxes(1, 2)):
+            found = [float(each) for each in select(lay(given), "values").extremes(lay(given))]
+            np.testing.assert_array_equal(found, [values.min(), values.max()])
+
+
+@pytest.mark.parametrize("compiled", ["1", "0"])
+@pytest.mark.parametrize("library", [*LAY, "array-api-strict"])
 @given(values=tiles(), dtype=st.sampled_from(["float32", "float64"]), ties=st.booleans())
 def test_two_best_of_each_row(library, compiled, values, dtype, ties):
     matrix = (np.round(values[0], 1) if ties else values[0]).astype(dtype)

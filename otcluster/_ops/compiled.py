@@ -93,6 +93,15 @@ def two_best(loops: Any, values: Any, n_threads: int) -> tuple[Any, Any]:
     return where, what
 
 
+def extremes(loops: Any, values: Any, n_threads: int) -> tuple[Any, Any]:
+    """The smallest and the largest entry, NaN where there is one."""
+    rows = values.reshape(-1, values.shape[-1])
+    found = np.full((n_threads, 2), [np.inf, -np.inf], dtype=values.dtype)
+    bits = rows.view(f"i{values.dtype.itemsize}")
+    over_rows(rows.shape[0], rows.shape[1], n_threads, lambda thread, *span: loops.extremes(rows, bits, *span, found[thread]))
+    return found[:, 0].min(), found[:, 1].max()
+
+
 @functools.cache
 def _load(name: str) -> ModuleType:
     """The loops for float32 or float64 scores, compiled or found on disk."""

@@ -206,3 +206,31 @@ def segment_max(values: Any, segments: Any, result: Any) -> None:
         own = segments[i]
         for j in range(values.shape[1]):
             result[own, j] = max(result[own, j], values[i, j])
+
+
+@numba.njit(nogil=True, fastmath={"nsz", "nnan", "reassoc"})
+def _extremes(values: Any, bits: Any, i: int, least: Any, greatest: Any, largest: Any) -> Any:
+    for j in range(values.shape[1]):
+        least = min(least, values[i, j])
+        greatest = max(greatest, values[i, j])
+        largest = max(largest, bits[i, j] & _MAGNITUDE)
+    return least, greatest, largest
+
+
+_MAGNITUDE: Any = np.iinfo(whole).max
+_INFINITE: Any = np.array(np.inf, real).view(whole)[()]
+whole_table = types.Array(numba.int32 if single else numba.int64, 2, "A", readonly=True)
+
+
+@numba.njit(types.void(table, whole_table, types.int64, types.int64, types.Array(array, 1, "C")), **options)
+def extremes(values: Any, bits: Any, start: int, stop: int, result: Any) -> None:
+    """Write the smallest and the largest entry of the rows ``start`` to ``stop``, NaN where there is one.
+
+    ``bits`` are those of the values: a number is none if they exceed those of infinity, and not even that can be asked of the
+    values by arithmetic that knows no NaN.
+    """
+    least, greatest, most = infinity, -infinity, whole(0)
+    for i in range(start, stop):
+        least, greatest, most = _extremes(values, bits, i, least, greatest, most)
+    result[0] = least if most <= _INFINITE else real(np.nan)
+    result[1] = greatest if most <= _INFINITE else real(np.nan)

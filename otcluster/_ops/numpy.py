@@ -53,6 +53,10 @@ class NumpyOps(GenericOps):
             np.maximum(top, values[..., column], out=top)
         return top
 
+    def extremes(self, values: Array) -> tuple[Array, Array]:
+        loops = self.kernels(values.dtype) if values.dtype in (np.float32, np.float64) and values.flags.c_contiguous else None
+        return super().extremes(values) if loops is None else compiled.extremes(loops, values, self.n_threads)
+
     def two_best(self, values: Array) -> tuple[Array, Array]:
         loops = self.kernels(values.dtype)
         return super().two_best(values) if loops is None else compiled.two_best(loops, values, self.n_threads)

@@ -79,8 +79,13 @@ class TorchOps(GenericOps):
         return torch.amax(values, dim=-1)
 
     def extremes(self, values: Array) -> tuple[Array, Array]:
-        least, greatest = torch.aminmax(values)
-        return least, greatest
+        loops = self.kernels(values.dtype) if values.dtype in (torch.float32, torch.float64) else None
+        if loops is None or not values.is_contiguous():
+            least, greatest = torch.aminmax(values)
+            return least, greatest
+        # torch would wake its threads, and they keep a core from the passes for longer than this takes.
+        least, greatest = compiled.extremes(loops, values.detach().numpy(), self.n_threads)
+        return torch.as_tensor(least), torch.as_tensor(greatest)
 
     def picked(self, values: Array, rows: Array, column: int) -> Array:
         return values[rows, column]
