@@ -62,14 +62,15 @@ class FusedPasses:
     def plan(self, tiles: Tiles, terms: Terms) -> Array:
         """The plan, (batches, n, k)."""
         shape = (int(self._problem.weights.shape[0]), self._problem.n_samples, self._problem.n_clusters)
-        result = np.empty(shape, dtype=self._real)
-        rows = result.reshape(-1, shape[2])
+        # Of the library of the problem: NumPy asks for large pages, for which Linux may search longer than a pass takes.
+        result = self._problem.ops.room(shape, self._problem.dtype)
+        rows = self._host(result).reshape(-1, shape[2])
 
         def work(given: tuple[Any, ...], start: int, stop: int, thread: int, problems: slice, place: slice) -> None:
             self._kernels.plan(*given, start, stop, self._weights[place], rows[place])
 
         self._run(tiles, terms, work)
-        return self._problem.ops.asarray(result)
+        return result
 
     def labels(self, tiles: Tiles, terms: Terms) -> Array:
         """The largest entry of each row of the plan, (batches, n); -1 for a sample that may join no cluster."""
