@@ -72,6 +72,18 @@ class FusedPasses:
         self._run(tiles, terms, work)
         return result
 
+    def tile_plan(self, batches: slice, rows: slice, scores: Array, terms: Terms, room: Array | None) -> Array:
+        """The plan of one tile, written to ``room`` where that is one piece."""
+        if room is None or not self._host(room).flags.c_contiguous:
+            room = self._problem.ops.room(tuple(scores.shape), self._problem.dtype)
+        result = self._host(room).reshape(-1, self._problem.n_clusters)
+
+        def work(given: tuple[Any, ...], start: int, stop: int, thread: int, problems: slice, place: slice) -> None:
+            self._kernels.plan(*given, start, stop, self._weights[place], result)
+
+        self._run([(batches, rows, scores)], terms, work)
+        return room
+
     def labels(self, tiles: Tiles, terms: Terms) -> Array:
         """The largest entry of each row of the plan, (batches, n); -1 for a sample that may join no cluster."""
         result = np.empty((int(self._problem.weights.shape[0]), self._problem.n_samples), dtype=np.int64)

@@ -142,19 +142,18 @@ def plan_columns(
     fused = fused_passes(problem) if look is None else None
     if fused is not None:
         return _summed(problem, *fused.plan_columns(tiles(problem, whole=True), _terms(problem, g, epsilon)))
-    kernel_of = _kernel(problem, g, epsilon)
+    plan_of = tile_plan(problem, g, epsilon)
     nobody = ops.full((problem.n_problems, 1), 0.0, ops.wide)
 
     def read(batches: slice, rows: slice, scores: Array) -> tuple[Array, Array]:
-        kernel, top = kernel_of(batches, rows, scores)
-        part = ops.weighted(kernel, _factor(problem, batches, rows, kernel))
-        columns = _down(problem, rows, part)
+        part = plan_of(batches, rows, scores)
+        columns, left = _down(problem, rows, part), nobody
+        if problem.has_forbidden is not False:
+            weights = problem.weights[batches, rows]
+            left = _down(problem, rows, xp.where(ops.row_sum(part) > 0, xp.zeros_like(weights), weights)[..., None])
         if look is not None:
             look(batches, rows, part)
-        if problem.has_forbidden is False:
-            return columns, nobody
-        weights = problem.weights[batches, rows]
-        return columns, _down(problem, rows, xp.where(top == -_INFINITY, weights, xp.zeros_like(weights))[..., None])
+        return columns, left
 
     def merge(one: tuple[Array, Array], two: tuple[Array, Array]) -> tuple[Array, Array]:
         return one[0] + two[0], one[1] + two[1]
@@ -210,6 +209,10 @@ def tile_plan(
     problem: Problem, g: Array, epsilon: float, result: Array | None = None
 ) -> Callable[[slice, slice, Array], Array]:
     """Start a pass: a function that gives the plan of a tile. It lasts until the next call, or is part of ``result``."""
+    fused = fused_passes(problem) if result is None else None
+    if fused is not None:
+        terms, room = _terms(problem, g, epsilon), _room(problem)
+        return lambda batches, rows, scores: fused.tile_plan(batches, rows, scores, terms, room(batches, rows, scores))
     kernel_of = _kernel(problem, g, epsilon, result)
 
     def read(batches: slice, rows: slice, scores: Array) -> Array:
