@@ -141,7 +141,8 @@ def plan_columns(
     ops, xp = problem.ops, problem.ops.xp
     fused = fused_passes(problem) if look is None else None
     if fused is not None:
-        return _summed(problem, *fused.plan_columns(tiles(problem, whole=True), _terms(problem, g, epsilon)))
+        columns, lost = fused.plan_columns(tiles(problem, whole=True), _terms(problem, g, epsilon))
+        return problem.summed(columns, lost)
     plan_of = tile_plan(problem, g, epsilon)
     nobody = ops.full((problem.n_problems, 1), 0.0, ops.wide)
 
@@ -159,7 +160,7 @@ def plan_columns(
         return one[0] + two[0], one[1] + two[1]
 
     columns, lost = _fold(problem, read, merge, (ops.full((problem.n_problems, problem.n_clusters), 0.0, ops.wide), nobody))
-    return _summed(problem, columns, lost[:, 0])
+    return problem.summed(columns, lost[:, 0])
 
 
 def column_error(problem: Problem, g: Array, columns: Array, lost: Array, epsilon: float) -> Array:
@@ -236,11 +237,6 @@ def plan_labels(problem: Problem, g: Array, epsilon: float) -> Array:
         return xp.where(top > -_INFINITY, largest, xp.full_like(largest, -1))
 
     return _gather(problem, read, (), ops.integer)
-
-
-def _summed(problem: Problem, columns: Array, lost: Array) -> tuple[Array, Array]:
-    columns, lost = problem.summed(columns, lost)
-    return columns, lost
 
 
 def _representable(problem: Problem, epsilon: float) -> float:
