@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from otcluster.assignment import Assignment, Status
-from otcluster.distributed import Reducer
+from otcluster.distributed import Reducer, TorchReducer
 from otcluster.gradients import ImplicitGradient, UnrolledGradient
 from otcluster.masses import RelaxedKL
 from otcluster.problem import InfeasibleError, Problem
@@ -49,6 +49,7 @@ __all__ = [
     "SinkhornKnopp",
     "Solver",
     "Status",
+    "TorchReducer",
     "UnrolledGradient",
     "exact_balanced",
     "log_sinkhorn",

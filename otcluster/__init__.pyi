@@ -1,6 +1,7 @@
 from otcluster.assignment import Assignment as Assignment
 from otcluster.assignment import Status as Status
 from otcluster.distributed import Reducer as Reducer
+from otcluster.distributed import TorchReducer as TorchReducer
 from otcluster.gradients import ImplicitGradient as ImplicitGradient
 from otcluster.gradients import UnrolledGradient as UnrolledGradient
 from otcluster.masses import RelaxedKL as RelaxedKL

@@ -44,6 +44,7 @@ class Exchange:
         kinds, arrays = zip(*(here[each] for each in range(self.n_ranks)), strict=True)
         assert len(set(kinds)) == 1, "ranks exchange different things"
         assert len({tuple(each.shape) for each in arrays}) == 1, "ranks exchange arrays of different shapes"
+        assert len({str(each.dtype) for each in arrays}) == 1, "ranks exchange arrays of different dtypes"
         return arrays
 
     def leave(self, rank):

@@ -110,7 +110,7 @@ class NumpyOps(GenericOps):
         columns = values.shape[1]
         flat = (segments[:, None] * columns + np.arange(columns)).reshape(-1)
         sums = np.bincount(flat, weights=values.reshape(-1), minlength=n_segments * columns)
-        return sums.reshape(n_segments, columns)
+        return self.cast(sums.reshape(n_segments, columns), self.wide)  # of no rows, bincount makes integers
 
     def segment_max(self, values: Array, segments: Array, n_segments: int) -> Array:
         result = np.full((n_segments, values.shape[1]), -np.inf, dtype=values.dtype)
