@@ -9,7 +9,6 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 
 import otcluster as otc
 from tests.reducers import run_ranks
@@ -96,18 +95,6 @@ def test_the_examples_of_a_page_run(page):
 def test_the_examples_beside_another_package_run(page, other):
     pytest.importorskip(other, reason=f"examples of {page} need {OTHERS[other]}, which is not installed")
     run(page, other)
-
-
-def test_the_reducer_over_torch_distributed_that_a_page_shows_is_one():
-    scores = torch.rand(30, 4)
-    problem = otc.Problem(scores, sharded=True)
-    reducer = run("docs/coming-from.md")["AllReduce"]()
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    try:
-        plan = otc.solve(problem, otc.LogSinkhorn(), reducer=reducer).plan()
-    finally:
-        dist.destroy_process_group()
-    torch.testing.assert_close(plan, otc.log_sinkhorn(scores).plan())
 
 
 def test_the_decision_picture_has_words_for_those_who_do_not_see_it_and_knows_the_solvers():
