@@ -17,7 +17,7 @@ from numba import types
 _RUN = 32  # rows summed in the dtype of the scores before the sum is widened
 _BLOCK = 256  # entries of a row among which the largest is looked for at once
 
-real: Any = globals()["REAL"]
+real: Any = globals().get("REAL", np.float32)
 single = real is np.float32
 whole: Any = np.int32 if single else np.int64
 mantissa, bias, degree = (whole(23), whole(127), 7) if single else (whole(52), whole(1023), 12)
