@@ -30,7 +30,7 @@ class Exchange:
     @property
     def sizes(self):
         """How many numbers a rank handed over in each exchange."""
-        return [math.prod(self.rounds[at][0][1].shape) for at in range(len(self.rounds))]
+        return [math.prod(next(iter(here.values()))[1].shape) for here in self.rounds.values()]
 
     def all_of(self, at, rank, kind, array):
         """The arrays that all ranks hand over in exchange ``at``."""

@@ -163,3 +163,21 @@ def test_another_process_finds_what_was_compiled(tmp_path):
         kept.append(sorted(path.name for path in tmp_path.rglob("*.nb?")))
     assert len(kept[0]) >= 5
     assert kept[0] == kept[1]
+
+
+def test_threads_that_come_first_at_once_load_one_module():
+    code = """
+import sys, threading
+import numpy, otcluster
+from otcluster._ops import compiled
+found, start = [], threading.Barrier(4)
+def use():
+    start.wait()
+    found.append(compiled.kernels("float32"))
+    otcluster.sinkhorn_knopp(numpy.ones((3, 2), numpy.float32)).labels()
+threads = [threading.Thread(target=use) for _ in range(4)]
+for each in threads: each.start()
+for each in threads: each.join()
+sys.exit(len(found) != 4 or len({id(each) for each in found}) != 1)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -15,6 +15,7 @@ import importlib.util
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,6 +30,7 @@ BELOW = 4.0
 """How many bits exponents are kept below zero. There floats lie so far apart that different exponents have different powers of
 two, also after their rounding; further below, the digits of potentials would be lost."""
 
+_loading = threading.Lock()  # what is loaded twice at once would be two modules of one name
 _WORTH_A_THREAD = 1 << 16  # scores; below this, handing out work costs more than it saves
 
 
@@ -38,7 +40,8 @@ def kernels(dtype: Any) -> Any:
         return None
     if not _numba_is_there():
         return None
-    return _load(np.dtype(dtype).name)
+    with _loading:
+        return _load(np.dtype(dtype).name)
 
 
 @functools.cache
