@@ -9,6 +9,7 @@ scores while g is held, and its column sums are the gradient at g. What a gradie
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -42,28 +43,20 @@ def column_gradient(problem: Problem, g: Array, epsilon: float, upstream: Upstre
     how little others compete with them must not make something of rounding.
     """
     ops = problem.ops
-    sums = ops.full((problem.n_problems, problem.n_clusters), 0.0, ops.wide)
     plan_of = passes.tile_plan(problem, g, epsilon)
-    for batches, rows, scores in passes.tiles(problem):
+
+    def read(batches: slice, rows: slice, scores: Array) -> Array:
         plan = ops.cast(plan_of(batches, rows, scores), ops.wide)
         down = _through_rows(problem, plan, ops.cast(upstream(batches, rows, scores), ops.wide))
-        if problem.groups is None:
-            sums[batches] += ops.column_sum(down)
-        else:
-            sums += ops.segment_sum(down[0, ...], problem.groups[rows], problem.n_problems)
-    return problem.summed(sums)[0]
+        return passes.summed_rows(problem, rows, down)
+
+    nothing = ops.full((problem.n_problems, problem.n_clusters), 0.0, ops.wide)
+    return problem.summed(passes.fold(problem, read, operator.add, nothing))[0]
 
 
 def prices_as_upstream(problem: Problem, prices: Array) -> Upstream:
     """What the column sums cost, as a gradient of the plan: the same for all samples of a problem."""
-    return lambda batches, rows, scores: over_tile(problem, batches, rows, prices)
-
-
-def over_tile(problem: Problem, batches: slice, rows: slice, values: Array) -> Array:
-    """What each problem has per cluster, or one of, laid over a tile."""
-    if problem.groups is None:
-        return values[batches, None, :]
-    return problem.ops.xp.take(values, problem.groups[rows], axis=0)[None, ...]
+    return lambda batches, rows, scores: passes.over_tile(problem, batches, rows, prices)
 
 
 def source_gradients(
@@ -83,10 +76,10 @@ def source_gradients(
 
     def part(g: Array, prices: Array, batches: slice, rows: slice, scores: Array, add: Array | None = None) -> Array:
         plan = passes.tile_plan(problem, g, epsilon)(batches, rows, scores)
-        at_plan = over_tile(problem, batches, rows, ops.cast(prices, problem.dtype))
+        at_plan = passes.over_tile(problem, batches, rows, ops.cast(prices, problem.dtype))
         total = _through_rows(problem, plan, at_plan if add is None else at_plan + add) / epsilon
         if direct is not None and add is not None:
-            total += plan * over_tile(problem, batches, rows, ops.cast(direct, problem.dtype))
+            total += plan * passes.over_tile(problem, batches, rows, ops.cast(direct, problem.dtype))
         return total
 
     def of_tile(batches: slice, rows: slice, scores: Array) -> Array:
@@ -110,7 +103,7 @@ def source_gradients(
 def value_upstream(problem: Problem, factor: Array) -> Upstream:
     """The gradient at the plan of the transport value, whose own gradient is ``factor``, (n_problems, 1)."""
     near = problem.ops.cast(factor, problem.dtype)
-    return lambda batches, rows, scores: over_tile(problem, batches, rows, near) * worth(problem, scores)
+    return lambda batches, rows, scores: passes.over_tile(problem, batches, rows, near) * worth(problem, scores)
 
 
 def _through_rows(problem: Problem, plan: Array, upstream: Array) -> Array:
@@ -130,11 +123,11 @@ def _first_round(
     g, price = first
     mass = xp.log(xp.where(problem.clusters > 0, problem.clusters, xp.ones_like(problem.clusters)))
     # In the wide dtype: a column is only right if no digit of g is lost.
-    exponent = (ops.cast(scores, ops.wide) + over_tile(problem, batches, rows, g)) / epsilon
-    exponent = exponent - over_tile(problem, batches, rows, mass)
+    exponent = (ops.cast(scores, ops.wide) + passes.over_tile(problem, batches, rows, g)) / epsilon
+    exponent = exponent - passes.over_tile(problem, batches, rows, mass)
     weights = ops.cast(problem.weights[batches, rows], ops.wide)[..., None]
     share = weights * xp.exp(xp.where(weights > 0, exponent, xp.zeros_like(exponent)))
-    return ops.cast(share * over_tile(problem, batches, rows, price), problem.dtype)
+    return ops.cast(share * passes.over_tile(problem, batches, rows, price), problem.dtype)
 
 
 def _at_points(problem: Problem, scores: PointScores, of_tile: Upstream, needed: Sequence[bool]) -> list[Array | None]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from otcluster import passes
 from otcluster._ops.generic import Array
-from otcluster.passes import _INFINITY, _gather_all, _spread
 from otcluster.problem import Problem
 
 
@@ -13,12 +13,12 @@ def nearest(problem: Problem, g: Array) -> tuple[Array, Array]:
     near = ops.cast(g, problem.dtype)
 
     def read(batches: slice, rows: slice, scores: Array) -> tuple[Array, Array]:
-        shifted = scores + _spread(problem, batches, rows, near)
+        shifted = scores + passes.over_tile(problem, batches, rows, near)
         best = ops.row_max(shifted)
         label = ops.argmax(shifted)
-        return xp.where(best > -_INFINITY, label, xp.full_like(label, -1)), best
+        return xp.where(best > -float("inf"), label, xp.full_like(label, -1)), best
 
-    labels, values = _gather_all(problem, read, [((), ops.integer), ((), problem.dtype)])
+    labels, values = passes.gather_all(problem, read, [((), ops.integer), ((), problem.dtype)])
     return labels, values
 
 

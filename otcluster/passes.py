@@ -78,9 +78,9 @@ def first_potential(problem: Problem, epsilon: float) -> Array:
 
         def read_all(batches: slice, rows: slice, scores: Array) -> Array:
             kernel = ops.exp(ops.scaled(scores, 1 / epsilon, offset, room(batches, rows, scores)))
-            return _down(problem, rows, ops.weighted(kernel, problem.weights[batches, rows]))
+            return summed_rows(problem, rows, ops.weighted(kernel, problem.weights[batches, rows]))
 
-        columns = _fold(problem, read_all, operator.add, nothing)
+        columns = fold(problem, read_all, operator.add, nothing)
         columns = problem.summed(columns)[0]
         return _half_round(problem, nothing - (bounds[1] + BELOW * epsilon), columns, epsilon)
 
@@ -93,7 +93,7 @@ def first_potential(problem: Problem, epsilon: float) -> Array:
             top = ops.segment_max(heavy[0, ...], problem.groups[rows], problem.n_problems)
         finite = xp.clip(top, float(xp.finfo(top.dtype).min), None)
         spread = finite[:, None, :] if problem.groups is None else xp.take(finite, problem.groups[rows], axis=0)[None, ...]
-        return top, _down(problem, rows, ops.weighted(ops.column_kernel(heavy, spread, epsilon), weights))
+        return top, summed_rows(problem, rows, ops.weighted(ops.column_kernel(heavy, spread, epsilon), weights))
 
     def merge(one: tuple[Array, Array], two: tuple[Array, Array]) -> tuple[Array, Array]:
         top = xp.maximum(one[0], two[0])
@@ -101,7 +101,7 @@ def first_potential(problem: Problem, epsilon: float) -> Array:
         sums = [xp.exp(ops.cast(each[0] - finite, ops.wide) / epsilon) * each[1] for each in (one, two)]
         return top, sums[0] + sums[1]
 
-    top, sums = _fold(problem, read, merge, (empty, nothing))
+    top, sums = fold(problem, read, merge, (empty, nothing))
     if problem.reducer is not None:
         everywhere = problem.greatest(ops.cast(top, ops.wide))
         (sums,) = problem.summed(merge((top, sums), (everywhere, nothing))[1])
@@ -148,10 +148,10 @@ def plan_columns(
 
     def read(batches: slice, rows: slice, scores: Array) -> tuple[Array, Array]:
         part = plan_of(batches, rows, scores)
-        columns, left = _down(problem, rows, part), nobody
+        columns, left = summed_rows(problem, rows, part), nobody
         if problem.has_forbidden is not False:
             weights = problem.weights[batches, rows]
-            left = _down(problem, rows, xp.where(ops.row_sum(part) > 0, xp.zeros_like(weights), weights)[..., None])
+            left = summed_rows(problem, rows, xp.where(ops.row_sum(part) > 0, xp.zeros_like(weights), weights)[..., None])
         if look is not None:
             look(batches, rows, part)
         return columns, left
@@ -159,7 +159,7 @@ def plan_columns(
     def merge(one: tuple[Array, Array], two: tuple[Array, Array]) -> tuple[Array, Array]:
         return one[0] + two[0], one[1] + two[1]
 
-    columns, lost = _fold(problem, read, merge, (ops.full((problem.n_problems, problem.n_clusters), 0.0, ops.wide), nobody))
+    columns, lost = fold(problem, read, merge, (ops.full((problem.n_problems, problem.n_clusters), 0.0, ops.wide), nobody))
     return problem.summed(columns, lost[:, 0])
 
 
@@ -306,17 +306,17 @@ def _exponents(
         subtracted = xp.max(g, axis=-1, keepdims=True) + terms.base
 
         def scaled(batches: slice, rows: slice, scores: Array) -> tuple[Array, Array]:
-            spread = _spread(problem, batches, rows, offsets)
+            spread = over_tile(problem, batches, rows, offsets)
             exponents = ops.scaled(scores, 1 / epsilon, spread, room(batches, rows, scores))
-            return exponents, _spread(problem, batches, rows, subtracted)[..., 0]
+            return exponents, over_tile(problem, batches, rows, subtracted)[..., 0]
 
         return scaled
 
     rest = ops.cast(terms.after, problem.dtype) if near.dtype != g.dtype else None
 
     def shifted(batches: slice, rows: slice, scores: Array) -> tuple[Array, Array]:
-        small = None if rest is None else _spread(problem, batches, rows, rest)
-        spread = _spread(problem, batches, rows, near)
+        small = None if rest is None else over_tile(problem, batches, rows, rest)
+        spread = over_tile(problem, batches, rows, near)
         return ops.row_exponents(scores, spread, small, epsilon, room(batches, rows, scores))
 
     return shifted
@@ -335,7 +335,7 @@ def _kernel(
     return kernel_of
 
 
-def _spread(problem: Problem, batches: slice, rows: slice, values: Array) -> Array:
+def over_tile(problem: Problem, batches: slice, rows: slice, values: Array) -> Array:
     """What each problem has per cluster, laid over a tile."""
     if problem.groups is None:
         return values[batches, None, :]
@@ -348,14 +348,14 @@ def _factor(problem: Problem, batches: slice, rows: slice, kernel: Array) -> Arr
     return problem.weights[batches, rows] / problem.ops.xp.where(sums > 0, sums, problem.ops.xp.ones_like(sums))
 
 
-def _down(problem: Problem, rows: slice, values: Array) -> Array:
+def summed_rows(problem: Problem, rows: slice, values: Array) -> Array:
     """Sum a tile (batches, rows, columns) over its rows, by problem."""
     if problem.groups is None:
         return problem.ops.column_sum(values)
     return problem.ops.segment_sum(values[0, ...], problem.groups[rows], problem.n_problems)
 
 
-def _fold(problem: Problem, read: Callable[[slice, slice, Array], Any], merge: Callable[[Any, Any], Any], empty: Any) -> Any:
+def fold(problem: Problem, read: Callable[[slice, slice, Array], Any], merge: Callable[[Any, Any], Any], empty: Any) -> Any:
     """Read all tiles; merge what belongs to the same problems and lay the rest side by side. Values are arrays or pairs."""
     parts: list[tuple[slice, Any]] = []
     for batches, rows, scores in tiles(problem):
@@ -374,11 +374,11 @@ def _fold(problem: Problem, read: Callable[[slice, slice, Array], Any], merge: C
 
 def _gather(problem: Problem, read: Callable[[slice, slice, Array], Array], tail: tuple[int, ...], dtype: object) -> Array:
     """The answers of the tiles side by side: (batches, n, ...)."""
-    (result,) = _gather_all(problem, lambda *tile: (read(*tile),), [(tail, dtype)])
+    (result,) = gather_all(problem, lambda *tile: (read(*tile),), [(tail, dtype)])
     return result
 
 
-def _gather_all(
+def gather_all(
     problem: Problem, read: Callable[[slice, slice, Array], tuple[Array, ...]], kinds: list[tuple[tuple[int, ...], Any]]
 ) -> list[Array]:
     """As :func:`_gather`, of several answers, each with the rest of its shape and its dtype."""

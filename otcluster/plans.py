@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable
 
 from otcluster._ops.generic import Array
-from otcluster.passes import _down, _fold
+from otcluster.passes import fold, summed_rows
 from otcluster.problem import Problem
 
 
@@ -26,7 +26,7 @@ def transport_value(problem: Problem, plan_of: Callable[[slice, slice, Array], A
         plan = plan_of(batches, rows, scores)
         # Without mass there is no worth, forbidden pairs (zero times infinity) included.
         values = xp.where(plan > 0, plan * worth(problem, scores), xp.zeros_like(scores))
-        return _down(problem, rows, ops.cast(ops.row_sum(values), ops.wide)[..., None])
+        return summed_rows(problem, rows, ops.cast(ops.row_sum(values), ops.wide)[..., None])
 
-    total = _fold(problem, read, operator.add, ops.full((problem.n_problems, 1), 0.0, ops.wide))
+    total = fold(problem, read, operator.add, ops.full((problem.n_problems, 1), 0.0, ops.wide))
     return problem.summed(total)[0][:, 0]

@@ -34,14 +34,14 @@ _loading = threading.Lock()  # what is loaded twice at once would be two modules
 _WORTH_A_THREAD = 1 << 16  # scores; below this, handing out work costs more than it saves
 
 
-def kernels(dtype: Any) -> Any:
-    """The loops for scores of ``dtype``, or None where they cannot be had; the reason goes to the log."""
-    if os.environ.get("OTCLUSTER_COMPILED", "1") == "0":
+def kernels(dtype: str) -> Any:
+    """The loops for scores of the dtype of this name, or None where they cannot be had; a missing numba goes to the log."""
+    if dtype not in ("float32", "float64") or os.environ.get("OTCLUSTER_COMPILED", "1") == "0":
         return None
     if not _numba_is_there():
         return None
     with _loading:
-        return _load(np.dtype(dtype).name)
+        return _load(dtype)
 
 
 @functools.cache

@@ -43,7 +43,7 @@ class NumpyOps(GenericOps):
         return array.astype(dtype, copy=False)
 
     def kernels(self, dtype: Any) -> Any:
-        return compiled.kernels(dtype)
+        return compiled.kernels(np.dtype(dtype).name)
 
     def row_max(self, values: Array) -> Array:
         if not 1 < values.shape[-1] <= _FEW_COLUMNS:
@@ -54,7 +54,7 @@ class NumpyOps(GenericOps):
         return top
 
     def extremes(self, values: Array) -> tuple[Array, Array]:
-        loops = self.kernels(values.dtype) if values.dtype in (np.float32, np.float64) and values.flags.c_contiguous else None
+        loops = self.kernels(values.dtype) if values.flags.c_contiguous else None
         return super().extremes(values) if loops is None else compiled.extremes(loops, values, self.n_threads)
 
     def two_best(self, values: Array) -> tuple[Array, Array]:

@@ -68,7 +68,7 @@ class TorchOps(GenericOps):
     def kernels(self, dtype: Any) -> Any:
         if self.device.type != "cpu" or torch.compiler.is_compiling():
             return None
-        return compiled.kernels("float64" if dtype == torch.float64 else "float32")
+        return compiled.kernels(str(dtype).removeprefix("torch."))
 
     @contextlib.contextmanager
     def quiet(self) -> Any:
@@ -79,8 +79,8 @@ class TorchOps(GenericOps):
         return torch.amax(values, dim=-1)
 
     def extremes(self, values: Array) -> tuple[Array, Array]:
-        loops = self.kernels(values.dtype) if values.dtype in (torch.float32, torch.float64) else None
-        if loops is None or not values.is_contiguous():
+        loops = self.kernels(values.dtype) if values.is_contiguous() else None
+        if loops is None:
             least, greatest = torch.aminmax(values)
             return least, greatest
         # torch would wake its threads, and they keep a core from the passes for longer than this takes.
