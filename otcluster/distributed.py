@@ -62,8 +62,8 @@ class TorchReducer:
         ValueError: This rank is not in ``group``.
 
     Every method raises RuntimeError where ``WORLD_SIZE`` announces other processes and there is no process group, and where an
-    exchange fails: the waiting ends when a rank dies, or else by the ``timeout`` that the group was made with. TypeError is
-    raised for arrays that are neither torch tensors nor NumPy's.
+    exchange fails: the waiting ends when a rank dies, or else by the ``timeout`` that the group was made with. With other
+    ranks, TypeError is raised for arrays that are neither torch tensors nor NumPy's.
 
     Example:
         >>> import torch
