@@ -26,12 +26,25 @@ from otcluster.solvers import (
 __version__ = "0.1.0"
 
 # These keep their state in torch modules: torch is imported when one of them is first asked for.
-_NEED_TORCH = {"CentroidStore": "otcluster.stores.centroids", "MemoryQueue": "otcluster.stores.queue"}
+_NEED_TORCH = {
+    "CentroidStore": "otcluster.stores.centroids",
+    "ClassQueue": "otcluster.stores.class_queue",
+    "CosineMomentum": "otcluster.stores.momentum",
+    "MemoryQueue": "otcluster.stores.queue",
+    "MomentumMean": "otcluster.stores.averaging",
+    "QueueSample": "otcluster.stores.queue",
+    "Reseed": "otcluster.stores.revival",
+    "SplitLargest": "otcluster.stores.revival",
+    "SumsAndCounts": "otcluster.stores.averaging",
+    "UsageStatistics": "otcluster.stores.usage",
+}
 
 __all__ = [
     "Anderson",
     "Assignment",
     "CentroidStore",
+    "ClassQueue",
+    "CosineMomentum",
     "DenseScores",
     "ExactBalanced",
     "ExponentialDecay",
@@ -39,18 +52,24 @@ __all__ = [
     "InfeasibleError",
     "LogSinkhorn",
     "MemoryQueue",
+    "MomentumMean",
     "Nearest",
     "Newton",
     "PlainRounds",
     "PointScores",
     "Problem",
+    "QueueSample",
     "Reducer",
     "RelaxedKL",
+    "Reseed",
     "SinkhornKnopp",
     "Solver",
+    "SplitLargest",
     "Status",
+    "SumsAndCounts",
     "TorchReducer",
     "UnrolledGradient",
+    "UsageStatistics",
     "exact_balanced",
     "log_sinkhorn",
     "nearest",

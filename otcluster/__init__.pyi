@@ -23,7 +23,15 @@ from otcluster.solvers import Newton as Newton
 from otcluster.solvers import PlainRounds as PlainRounds
 from otcluster.solvers import SinkhornKnopp as SinkhornKnopp
 from otcluster.solvers import Solver as Solver
+from otcluster.stores.averaging import MomentumMean as MomentumMean
+from otcluster.stores.averaging import SumsAndCounts as SumsAndCounts
 from otcluster.stores.centroids import CentroidStore as CentroidStore
+from otcluster.stores.class_queue import ClassQueue as ClassQueue
+from otcluster.stores.momentum import CosineMomentum as CosineMomentum
 from otcluster.stores.queue import MemoryQueue as MemoryQueue
+from otcluster.stores.queue import QueueSample as QueueSample
+from otcluster.stores.revival import Reseed as Reseed
+from otcluster.stores.revival import SplitLargest as SplitLargest
+from otcluster.stores.usage import UsageStatistics as UsageStatistics
 
 __version__: str

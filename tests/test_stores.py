@@ -179,7 +179,7 @@ def test_centroids_start_at_samples_of_their_class_and_only_once():
         (torch.ones(2, 4), None, torch.tensor([0, 0]), ValueError, "labels are needed"),
         (torch.ones(2, 4), torch.tensor([0, 3]), torch.tensor([0, 0]), ValueError, r"labels must lie in \[0, 3\)"),
         (torch.ones(2, 4), torch.tensor([0, 1]), torch.tensor([0, 2]), ValueError, r"assignment must lie in \[-1, 2\)"),
-        (torch.ones(2, 4), torch.tensor([0, 1]), torch.tensor([0.0, 1.0]), TypeError, "assignment must be an integer tensor"),
+        (torch.ones(2, 4), torch.tensor([0, 1]), torch.tensor([0.0, 1.0]), ValueError, r"assignment must have shape \(2, 2\)"),
         (torch.ones(2, 4), torch.tensor([0, 1, 2]), torch.tensor([0, 1]), ValueError, r"labels must have shape \(2,\)"),
     ],
 )

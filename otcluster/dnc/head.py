@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -26,7 +28,7 @@ class DNCHead(nn.Module):
     Args:
         dim: Length of a feature vector.
         n_classes: Number of classes.
-        n_subcentroids: Sub-centroids of each class.
+        n_subcentroids: Sub-centroids of each class: one number, or one for each class.
         momentum: How much of a sub-centroid stays at a step, in [0, 1].
         temperature: What cosines are divided with to make logits. One scale for all classes, so that the predicted class is
             always that of the nearest sub-centroid.
@@ -54,7 +56,7 @@ class DNCHead(nn.Module):
         dim: int,
         n_classes: int,
         *,
-        n_subcentroids: int = 4,
+        n_subcentroids: int | Sequence[int] = 4,
         momentum: float = 0.999,
         temperature: float = 0.1,
         memory: int = 4096,
@@ -78,11 +80,13 @@ class DNCHead(nn.Module):
 
     @property
     def subcentroids(self) -> Tensor:
-        """Unit vectors, (n_classes, n_subcentroids, dim)."""
+        """Unit vectors, (n_classes, n_subcentroids, dim); zero where a class has fewer than the most."""
         return self.store.centroids
 
     def similarities(self, features: Tensor) -> Tensor:
         """Cosine of each feature (n, dim) to each sub-centroid: (n, n_classes, n_subcentroids), never in half precision.
+
+        -inf to those that a class does not have.
 
         Raises:
             ValueError: The features have another shape.
@@ -92,7 +96,8 @@ class DNCHead(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             unit = nn.functional.normalize(features.to(self.subcentroids.dtype), dim=-1)
             cosines = unit @ self.subcentroids.flatten(0, 1).T
-            return cosines.view(len(unit), *self.subcentroids.shape[:2])
+            cosines = cosines.view(len(unit), *self.subcentroids.shape[:2])
+            return cosines if self.store.all_open else cosines.masked_fill(~self.store.is_open, -torch.inf)
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits, (n, n_classes), of features (n, dim).
@@ -125,5 +130,6 @@ class DNCHead(nn.Module):
                 return
             self.store.start(unit, labels, seed=self.seed)
             points = PointScores(unit, self.subcentroids, metric="cosine")
-            problem = Problem(points, groups=labels, n_groups=self.n_classes, check_values=False)
+            share = None if self.store.all_open else self.store.is_open.to(unit.dtype)
+            problem = Problem(points, cluster_share=share, groups=labels, n_groups=self.n_classes, check_values=False)
             self.store.update(unit, labels, solve(problem, self.solver))

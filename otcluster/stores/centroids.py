@@ -2,39 +2,61 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from otcluster.assignment import Assignment
-from otcluster.clustering.initialisation import kmeans_plusplus
-from otcluster.stores.checks import check_features, check_ids, check_number
+from otcluster.distributed import Reducer
+from otcluster.stores.averaging import Averaging, MomentumMean
+from otcluster.stores.batch import Batch, Layout
+from otcluster.stores.checks import check_number, may_look
+from otcluster.stores.exchange import checked, collect, look
+from otcluster.stores.momentum import Schedule, check_momentum
+from otcluster.stores.revival import Averages, Candidates, Revival
+from otcluster.stores.seeding import draw_far
+from otcluster.stores.usage import UsageStatistics, find_dead, usage_statistics
 
 StoreMetric = Literal["cosine", "sqeuclidean"]
 
 
 class CentroidStore(nn.Module):
-    """Centroids, of one set or of every class, that follow the means of what is assigned to them.
+    """Centroids, of one set or of every class, that follow what is assigned to them.
 
-    ``p <- momentum * p + (1 - momentum) * mean(features assigned to p)``, and to unit length with ``metric="cosine"``. A
-    centroid that nothing was assigned to stays. State is buffers only, no parameters: an optimizer never sees it, and
-    ``state_dict`` holds all of it. Nothing changes but by :meth:`update` and :meth:`start`.
+    By default ``p <- momentum * p + (1 - momentum) * mean(features assigned to p)``, and to unit length with
+    ``metric="cosine"``. A centroid that nothing was assigned to stays, and so does a class without samples, with all that is
+    kept of it. State is buffers only, no parameters: an optimizer never sees it, and ``state_dict`` holds all of it. It stays
+    in float32 (or float64), whatever the features are and under ``autocast`` too. Nothing changes but by :meth:`update`,
+    :meth:`start` and :meth:`revive`.
 
     Args:
         n_classes: Number of classes, each with its own centroids; None for one set without classes.
-        n_centroids: Centroids of each class.
+        n_centroids: Centroids of each class: one number, or one for each class. Where they differ, every class has room for
+            the most, and those that a class does not have are closed: zero for ever (see ``is_open``).
         dim: Length of a feature vector.
-        momentum: How much of a centroid stays at an update, in [0, 1].
+        momentum: How much of a centroid stays at an update, in [0, 1]; or a schedule that gives it from the number of updates
+            done, such as :class:`otcluster.CosineMomentum`.
         metric: ``"cosine"`` keeps centroids at unit length; ``"sqeuclidean"`` leaves their length.
+        averaging: How centroids follow. Default: :class:`otcluster.MomentumMean`; the other is
+            :class:`otcluster.SumsAndCounts`.
+        revival: What becomes of dead centroids at an update: :class:`otcluster.Reseed` or :class:`otcluster.SplitLargest`.
+            Default: they stay where they are.
+        dtype: Of the centroids, ``torch.float32`` or ``torch.float64``.
         seed: Seed of the directions that centroids have before they are started from data.
 
     Attributes:
-        centroids: (n_classes, n_centroids, dim), or (n_centroids, dim) without classes.
+        centroids: (n_classes, k, dim), or (k, dim) without classes.
+        is_open: Which of them there are, booleans (n_classes, k) or (k,): for ``Problem(..., cluster_share=store.is_open)``.
         started: Which classes were started from data, (n_classes,), or () without classes.
+        usage: Decayed counts (n_classes, k) or (k,): ``momentum * usage + (1 - momentum) * counts`` at each update with samples
+            of the class.
+        age: Updates with samples of its class since a centroid was placed, of the same shape.
+        n_updates: Updates done, ().
 
     Raises:
-        TypeError: A number is no number.
+        TypeError: An argument is of the wrong type.
         ValueError: A number is out of range, or the metric is unknown.
 
     Example:
@@ -51,111 +73,267 @@ class CentroidStore(nn.Module):
     """
 
     centroids: Tensor
+    is_open: Tensor
     started: Tensor
+    usage: Tensor
+    age: Tensor
+    n_updates: Tensor
+    lengths: Tensor | None
 
     def __init__(
         self,
         *,
-        n_centroids: int,
+        n_centroids: int | Sequence[int],
         dim: int,
         n_classes: int | None = None,
-        momentum: float = 0.999,
+        momentum: float | Schedule = 0.999,
         metric: StoreMetric = "cosine",
+        averaging: Averaging | None = None,
+        revival: Revival | None = None,
+        dtype: torch.dtype = torch.float32,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.n_classes = None if n_classes is None else check_number("n_classes", n_classes, 1)
-        self.n_centroids, self.dim = check_number("n_centroids", n_centroids, 1), check_number("dim", dim, 1)
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"momentum must lie in [0, 1], got {momentum}")
+        counts = _counts(n_centroids, self.n_classes)
+        self.n_centroids, self.dim = max(counts), check_number("dim", dim, 1)
+        self.all_open = min(counts) == self.n_centroids
         if metric not in get_args(StoreMetric):
             raise ValueError(f"metric must be one of {', '.join(get_args(StoreMetric))}, got {metric!r}")
-        self.momentum = float(momentum)
+        if dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}: half precision loses small steps")
+        _check_policy("averaging", averaging, Averaging, "SumsAndCounts()")
+        _check_policy("revival", revival, Revival, "Reseed()")
+        self.momentum = momentum if callable(momentum) else check_momentum("momentum", momentum)
         self.metric: StoreMetric = metric
+        self.averaging: Averaging = MomentumMean() if averaging is None else averaging
+        self.revival = revival
         classes = () if self.n_classes is None else (self.n_classes,)
-        noise = torch.randn((*classes, self.n_centroids, self.dim), generator=torch.Generator().manual_seed(seed))
-        self.register_buffer("centroids", nn.functional.normalize(noise, dim=-1))
+        shape = (*classes, self.n_centroids)
+        noise = torch.randn((*shape, self.dim), generator=torch.Generator().manual_seed(seed))
+        is_open = (torch.arange(self.n_centroids) < torch.tensor(counts)[:, None]).view(shape)
+        first = nn.functional.normalize(noise.to(dtype), dim=-1) * is_open[..., None]
+        self.register_buffer("centroids", first)
+        self.register_buffer("is_open", is_open, persistent=False)
         self.register_buffer("started", torch.zeros(classes, dtype=torch.bool))
+        self.register_buffer("usage", torch.zeros(shape, dtype=dtype))
+        self.register_buffer("age", torch.zeros(shape, dtype=torch.int64))
+        self.register_buffer("n_updates", torch.zeros((), dtype=torch.int64))
+        lengths = torch.ones(shape, dtype=dtype) if self.averaging.keeps_length and metric == "cosine" else None
+        self.register_buffer("lengths", lengths)
 
     def extra_repr(self) -> str:
         return (
-            f"n_classes={self.n_classes}, n_centroids={self.n_centroids}, dim={self.dim}, "
-            f"momentum={self.momentum}, metric={self.metric!r}"
+            f"n_classes={self.n_classes}, n_centroids={self.n_centroids}, dim={self.dim}, momentum={self.momentum}, "
+            f"metric={self.metric!r}, averaging={self.averaging}, revival={self.revival}"
         )
 
     @torch.no_grad()
-    def update(self, features: Tensor, labels: Tensor | None, assignment: Assignment | Tensor) -> None:
-        """Take one momentum step, for all classes at once.
+    def update(
+        self,
+        features: Tensor,
+        labels: Tensor | None,
+        assignment: Assignment | Tensor,
+        *,
+        sample_mask: Tensor | None = None,
+        reducer: Reducer | None = None,
+        check_values: bool = True,
+    ) -> None:
+        """Take one step, for all classes at once.
 
         Args:
             features: (n, dim).
             labels: Class of each feature, integers of shape (n,); None without classes.
-            assignment: Which centroid of its class each feature goes to: an assignment, of which the labels are taken, or
-                integers of shape (n,). Features at -1 are left out.
+            assignment: Which centroid of its class each feature goes to: an assignment, of which the labels are taken;
+                integers of shape (n,), where -1 leaves a feature out; or weights of shape (n, k), such as a plan.
+            sample_mask: Booleans of shape (n,): those that are False count for nothing, whatever their label and features are.
+                For correct predictions only, or an index to ignore (``labels != 255``).
+            reducer: The sums over the processes that share the samples, each with its own: every one then takes the step of
+                all samples together. None where all are here.
+            check_values: Raise for labels and assignments out of range and for features that are not finite; the device is
+                waited for once (twice with ``revival``). Otherwise, and while ``torch.compile`` traces, what is out of range
+                is left out.
 
         Raises:
             TypeError: An argument is of the wrong type or dtype.
-            ValueError: Shapes or devices do not fit, or a label or centroid is out of range. The store is then unchanged.
+            ValueError: Shapes or devices do not fit, or a value is impossible, with ``reducer`` on any rank. The store is
+                then unchanged.
         """
-        labels = self.check(features, labels)
-        chosen = assignment.labels() if isinstance(assignment, Assignment) else assignment
-        check_ids("assignment", chosen, features, -1, self.n_centroids)
-        k, wide = self.n_centroids, self.centroids.dtype
-        taken = chosen >= 0
-        place = torch.where(taken, labels * k + chosen, 0)
-        rows = self.centroids.view(-1, self.dim)
-        weights = taken.to(wide)
-        counts = torch.zeros(len(rows), dtype=wide, device=rows.device).index_add_(0, place, weights)
-        sums = torch.zeros_like(rows).index_add_(0, place, features.to(wide) * weights[:, None])
-        moved = self.momentum * rows + (1 - self.momentum) * (sums / counts.clamp(min=1)[:, None])
-        rows.copy_(torch.where((counts > 0)[:, None], self._shaped(moved, rows), rows))
+        with torch.autocast(self.centroids.device.type, enabled=False):
+            momentum = self.momentum(self.n_updates) if callable(self.momentum) else self.momentum
+            layout = self._layout
+            parts = collect(layout, (features, labels, assignment, sample_mask), reducer)
+            if may_look(check_values):
+                look(layout, parts, assignment, momentum)
+            batch, sums, counts, _ = parts
+            self._absorb(sums, counts, momentum)
+            if self.revival is not None:
+                self._revive(self.revival, batch, reducer, check_values)
 
     @torch.no_grad()
-    def start(self, features: Tensor, labels: Tensor | None = None, *, seed: int = 0) -> Tensor:
+    def start(
+        self,
+        features: Tensor,
+        labels: Tensor | None = None,
+        *,
+        seed: int = 0,
+        sample_mask: Tensor | None = None,
+        reducer: Reducer | None = None,
+    ) -> Tensor:
         """Start the centroids from data by k-means++, for every class at once that has enough samples and has not started.
+
+        Samples are drawn for what they are, not for where they stand: their order does not matter. The device is waited for.
 
         Args:
             features: (n, dim).
             labels: Class of each feature, integers of shape (n,); None without classes.
             seed: Seed of the draws.
+            sample_mask: Booleans of shape (n,): those that are False are not looked at.
+            reducer: The sums over the processes that share the samples; the draws are those of one process with all of them.
 
         Returns:
             Which classes have been started by this call, (n_classes,), or () without classes.
 
         Raises:
             TypeError: An argument is of the wrong type or dtype.
-            ValueError: Shapes or devices do not fit, or a label is out of range.
+            ValueError: Shapes or devices do not fit, or a value is impossible, with ``reducer`` on any rank. The store is
+                then unchanged.
         """
-        labels = self.check(features, labels)
-        if bool(self.started.all()):
-            return torch.zeros_like(self.started)
-        n_classes = self.n_classes or 1
-        enough = torch.bincount(labels, minlength=n_classes) >= self.n_centroids
-        begins = enough & ~self.started.view(-1)
-        drawn = kmeans_plusplus(
-            features, self.n_centroids, groups=labels, n_groups=n_classes, metric=self.metric, seed=seed
-        ).view(-1)
-        if len(features):
-            found = features[drawn.clamp(min=0)].to(self.centroids.dtype)
-            rows = self.centroids.view(-1, self.dim)
-            rows.copy_(torch.where(begins.repeat_interleave(self.n_centroids)[:, None], self._shaped(found, rows), rows))
-        self.started |= begins.view(self.started.shape)
-        return begins.view(self.started.shape)
+        with torch.autocast(self.centroids.device.type, enabled=False):
+            if bool(self.started.all()):
+                return torch.zeros_like(self.started)
+            layout = self._layout
+            n_classes, k = layout.is_open.shape
+            batch = checked(layout, (features, labels, sample_mask), reducer)
+            counts = self.usage.new_zeros(n_classes + 1)
+            counts.scatter_add_(0, batch.owner, torch.ones_like(batch.owner, dtype=counts.dtype))
+            counts = counts if reducer is None else reducer.sum(counts)
+            begins = (counts[:n_classes] >= layout.is_open.sum(dim=1)) & ~self.started.view(-1)
+            if not bool(begins.any()):
+                return begins.view(self.started.shape)
+            owner = torch.where(torch.cat([begins, begins.new_zeros(1)])[batch.owner], batch.owner, n_classes)
+            points = torch.where((owner < n_classes)[:, None], batch.features, 0.0)
+            points = nn.functional.normalize(points, dim=1) if self.metric == "cosine" else points
+            found = draw_far(points, owner, n_classes, k, seed=seed, reducer=reducer)
+            fresh = begins[:, None] & layout.is_open
+            self._place(fresh, Averages(found, self.usage.view(fresh.shape).masked_fill(fresh, 0.0)))
+            self.started |= begins.view(self.started.shape)
+            return begins.view(self.started.shape)
 
-    def _shaped(self, vectors: Tensor, otherwise: Tensor) -> Tensor:
-        if self.metric != "cosine":
-            return vectors
-        length = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
-        return torch.where(length > 0, vectors / length.clamp(min=torch.finfo(vectors.dtype).tiny), otherwise)
+    @torch.no_grad()
+    def revive(
+        self,
+        features: Tensor,
+        labels: Tensor | None = None,
+        *,
+        sample_mask: Tensor | None = None,
+        reducer: Reducer | None = None,
+    ) -> Tensor:
+        """Replace dead centroids now, as ``revival`` says, with other features to choose from: those of a queue.
+
+        :meth:`update` does the same with the features that it is given; after it only those are dead for which it had none.
+
+        Args:
+            features: (n, dim).
+            labels: Class of each feature, integers of shape (n,); None without classes.
+            sample_mask: Booleans of shape (n,): those that are False are not chosen.
+            reducer: The sums over the processes, each with features of its own.
+
+        Returns:
+            Which centroids were replaced, of the shape of ``usage``.
+
+        Raises:
+            TypeError: An argument is of the wrong type or dtype.
+            ValueError: Shapes or devices do not fit, or a value is impossible; or the store was made without ``revival``.
+        """
+        if self.revival is None:
+            raise ValueError("the store leaves dead centroids alone: make it with revival=Reseed() or SplitLargest()")
+        with torch.autocast(self.centroids.device.type, enabled=False):
+            batch = checked(self._layout, (features, labels, sample_mask), reducer)
+            return self._revive(self.revival, batch, reducer, True).view(self.usage.shape)
+
+    def usage_statistics(self, *, below: float = 0.1) -> UsageStatistics:
+        """How evenly the centroids of each class are used, from ``usage``: over as many updates as momentum remembers.
+
+        Args:
+            below: What share of the fair one a centroid must have not to count as dead.
+
+        Returns:
+            Perplexity, share of dead centroids and balance, each of shape (n_classes,), or () without classes.
+        """
+        return usage_statistics(self.usage, self.is_open, below)
 
     def check(self, features: Tensor, labels: Tensor | None) -> Tensor:
         """Raise unless the arguments fit; the labels, zeros without classes."""
-        check_features(features, self.dim, self.centroids.device, "store")
-        if self.n_classes is None:
-            if labels is not None:
-                raise ValueError("labels are given, but the store has no classes: pass None, or set n_classes")
-            return torch.zeros(len(features), dtype=torch.int64, device=features.device)
-        if labels is None:
-            raise ValueError(f"labels are needed: the store has {self.n_classes} classes")
-        check_ids("labels", labels, features, 0, self.n_classes)
-        return labels.to(torch.int64)
+        return checked(self._layout, (features, labels, None), None).owner
+
+    @property
+    def _layout(self) -> Layout:
+        return Layout(
+            self.centroids.view(-1, self.dim), self.is_open.view(-1, self.n_centroids), has_classes=self.n_classes is not None
+        )
+
+    def _absorb(self, sums: Tensor, counts: Tensor, momentum: float | Tensor) -> None:
+        """Take the step, given what all ranks add to each centroid."""
+        rows, usage, k = self.centroids.view(-1, self.dim), self.usage.view(-1), self.n_centroids
+        keep, add = self.averaging.shares(usage, counts, momentum)
+        keep = keep if self.lengths is None else keep * self.lengths.view(-1)
+        self._write((counts > 0) & self.is_open.view(-1), torch.addcmul(rows * keep[:, None], sums, add[:, None]))
+        here = (counts.view(-1, k).sum(dim=1, keepdim=True) > 0).expand(-1, k).reshape(-1)
+        usage.copy_(torch.where(here, momentum * usage + (1 - momentum) * counts, usage))
+        self.age += here.view(self.age.shape)
+        self.n_updates += 1
+
+    def _revive(self, revival: Revival, batch: Batch, reducer: Reducer | None, check_values: bool) -> Tensor:
+        """Replace dead centroids by what the policy makes of the batch: which were, (n_classes, k)."""
+        is_open = self._layout.is_open
+        usage = self.usage.view(is_open.shape)
+        dead = find_dead(usage, self.age.view(is_open.shape), is_open, revival.below, revival.patience)
+        if may_look(check_values) and not bool(dead.any()):  # the same on every rank
+            return dead
+        means = self.centroids if self.lengths is None else self.centroids * self.lengths[..., None]
+        before = Averages(means.view(*is_open.shape, self.dim), usage)
+        found, after = revival.revived(dead, before, Candidates(batch.features, batch.owner), self.n_updates, reducer)
+        self._place(found, after)
+        return found
+
+    def _place(self, fresh: Tensor, averages: Averages) -> None:
+        """Put the ``fresh`` ones, (n_classes, k), where they are said to be, with no past but their count."""
+        self._write(fresh.reshape(-1), averages.means.reshape(-1, self.dim))
+        self.usage.copy_(averages.usage.view(self.usage.shape))
+        self.age.masked_fill_(fresh.view(self.age.shape), 0)
+
+    def _write(self, which: Tensor, means: Tensor) -> None:
+        """Set some centroids, (n_classes * k,), to means, which get unit length where the metric asks for it."""
+        rows = self.centroids.view(-1, self.dim)
+        if self.metric == "cosine":
+            length = torch.linalg.vector_norm(means, dim=1)
+            which = which & (length > 0)  # no direction: it stays
+            means = means / length.clamp(min=torch.finfo(means.dtype).tiny)[:, None]
+            if self.lengths is not None:
+                self.lengths.copy_(torch.where(which, length, self.lengths.view(-1)).view(self.lengths.shape))
+        rows.copy_(torch.where(which[:, None], means, rows))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CentroidStore:
+        def kept(tensor: Tensor) -> Tensor:
+            new = fn(tensor)
+            # ``model.half()`` and ``model.to(torch.bfloat16)`` are for weights: state would lose its small steps.
+            lossy = new.is_floating_point() and torch.finfo(new.dtype).bits < 32
+            return tensor.to(new.device) if lossy else new
+
+        return super()._apply(kept, recurse)  # type: ignore[no-untyped-call]
+
+
+def _counts(n_centroids: Any, n_classes: int | None) -> list[int]:
+    """Centroids of each class, from one number or one for each."""
+    if not isinstance(n_centroids, Sequence):
+        return [check_number("n_centroids", n_centroids, 1)] * (n_classes or 1)
+    counts = [check_number("n_centroids", each, 1) for each in n_centroids]
+    if len(counts) != n_classes:
+        raise ValueError(f"n_centroids must be one number, or one for each of {n_classes} classes, got {len(counts)} of them")
+    return counts
+
+
+def _check_policy(name: str, policy: Any, kind: type, instead: str) -> None:
+    if policy is not None and (isinstance(policy, type) or not isinstance(policy, kind)):
+        raise TypeError(f"{name} must be None or an object such as {instead}, got {policy!r}")

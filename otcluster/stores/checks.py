@@ -18,7 +18,7 @@ def check_number(name: str, value: Any, least: int) -> int:
 
 
 def check_features(features: Any, dim: int, device: torch.device, owner: str) -> None:
-    """Raise unless ``features`` are finite vectors of length ``dim`` on the device of their owner."""
+    """Raise unless ``features`` are vectors of length ``dim`` on the device of their owner."""
     if not isinstance(features, Tensor) or not features.is_floating_point():
         got = features.dtype if isinstance(features, Tensor) else type(features).__name__
         raise TypeError(f"features must be a floating-point tensor, got {got}")
@@ -26,20 +26,40 @@ def check_features(features: Any, dim: int, device: torch.device, owner: str) ->
         raise ValueError(f"features must have shape (n, {dim}), got {tuple(features.shape)}")
     if features.device != device:
         raise ValueError(f"features are on {features.device}, the {owner} is on {device}: move one to the other")
+
+
+def check_finite(features: Tensor) -> None:
+    """Raise if a feature is NaN or infinite."""
     if not bool(features.isfinite().all()):
         raise ValueError("features must be finite, got NaN or infinity")
 
 
-def check_ids(name: str, ids: Any, features: Tensor, least: int | None = None, stop: int | None = None) -> None:
-    """Raise unless ``ids`` are integers, one for each of ``features``, in [least, stop) where that is given."""
-    if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-        raise TypeError(f"{name} must be an integer tensor, got {getattr(ids, 'dtype', type(ids).__name__)}")
-    if ids.shape != features.shape[:1]:
-        raise ValueError(f"{name} must have shape ({len(features)},), one per feature, got {tuple(ids.shape)}")
-    if ids.device != features.device:
-        raise ValueError(f"{name} are on {ids.device}, the features on {features.device}: move one to the other")
-    if least is None or stop is None or not len(ids):
+def check_ids(name: str, ids: Any, features: Tensor) -> None:
+    """Raise unless ``ids`` are integers, one for each of ``features``."""
+    whole = isinstance(ids, Tensor) and not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
+    if not whole:
+        raise TypeError(f"{name} must be an integer tensor, got {ids.dtype if isinstance(ids, Tensor) else type(ids).__name__}")
+    check_rows(name, ids, features)
+
+
+def check_rows(name: str, values: Tensor, features: Tensor, *tail: int) -> None:
+    """Raise unless ``values`` have one row of shape ``tail`` for each of ``features``, on their device."""
+    if values.shape != (len(features), *tail):
+        wanted = (len(features), *tail)
+        raise ValueError(f"{name} must have shape {wanted}, one {'row ' if tail else ''}per feature, got {tuple(values.shape)}")
+    if values.device != features.device:
+        raise ValueError(f"{name} are on {values.device}, the features on {features.device}: move one to the other")
+
+
+def check_range(name: str, ids: Tensor, least: int, stop: int) -> None:
+    """Raise unless all ``ids`` lie in [least, stop)."""
+    if not len(ids):
         return
     low, high = torch.stack([ids.min(), ids.max()]).tolist()
     if low < least or high >= stop:
         raise ValueError(f"{name} must lie in [{least}, {stop}), got values from {low} to {high}")
+
+
+def may_look(check_values: bool) -> bool:
+    """Whether values may be looked at, for which the device is waited for."""
+    return check_values and not torch.compiler.is_compiling()
