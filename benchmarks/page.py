@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.plots import draw
 from benchmarks.rows import megabytes, pair, small
 
-CASES = ("grouped", "dense", "converged", "exact", "scaling")
+CASES = ("grouped", "dense", "converged", "exact", "stores", "scaling")
 
 _INTRODUCTION = """\
 # Benchmarks

@@ -21,6 +21,7 @@ PAGES = [
     "docs/dnc.md",
     "docs/numerics.md",
     "docs/solvers.md",
+    "docs/stores.md",
 ]
 # What examples may import beyond what the library needs, and where it comes from.
 OTHERS = {

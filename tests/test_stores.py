@@ -1,104 +1,14 @@
-"""Stores: momentum, memory, and that nothing of their state is lost."""
+"""Centroids that move with momentum: one step for all classes, whatever it is given."""
 
 from __future__ import annotations
-
-from collections import deque
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 import otcluster as otc
 from otcluster.clustering.initialisation import kmeans_plusplus
 from tests.strategies import LIBRARIES, to_numpy
-
-CAPACITY, DIM = 5, 2
-
-
-class QueueMachine(RuleBasedStateMachine):
-    """The queue against a deque, through pushes of any length and reloads."""
-
-    def __init__(self):
-        super().__init__()
-        self.queue = otc.MemoryQueue(CAPACITY, DIM)
-        self.model = deque(maxlen=CAPACITY)
-        self.next = 0
-
-    @rule(n=st.integers(0, 12))
-    def push(self, n):
-        values = torch.arange(self.next, self.next + n)
-        self.next += n
-        self.queue.push(values[:, None].repeat(1, DIM).float(), values)
-        self.model.extend(values.tolist())
-
-    @rule()
-    def reload(self):
-        other = otc.MemoryQueue(CAPACITY, DIM)
-        other.load_state_dict(self.queue.state_dict())
-        self.queue = other
-
-    @invariant()
-    def holds_what_the_deque_holds(self):
-        assert self.queue.labels.tolist() == list(self.model)
-        assert self.queue.features[:, 1].tolist() == list(self.model)
-        assert len(self.queue) == len(self.model)
-
-
-TestQueue = QueueMachine.TestCase
-
-
-def test_what_the_queue_gives_out_is_a_copy():
-    queue = otc.MemoryQueue(2, 1)
-    queue.push(torch.tensor([[1.0], [2.0]]), torch.tensor([1, 2]))
-    held = queue.features
-    queue.push(torch.tensor([[3.0], [4.0]]), torch.tensor([3, 4]))
-    assert held.flatten().tolist() == [1, 2]
-
-
-def test_the_queue_keeps_no_gradient_and_its_own_dtype():
-    queue = otc.MemoryQueue(4, 2)
-    queue.push(torch.ones(2, 2, dtype=torch.float16, requires_grad=True), torch.tensor([0, 1], dtype=torch.int32))
-    assert not queue.features.requires_grad
-    assert queue.features.dtype == torch.float32
-    assert queue.labels.dtype == torch.int64
-
-
-def test_labels_may_be_left_out_and_memory_may_be_none():
-    queue = otc.MemoryQueue(4, 2)
-    queue.push(torch.ones(2, 2))
-    assert queue.labels.tolist() == [-1, -1]
-    none = otc.MemoryQueue(0, 2)
-    none.push(torch.ones(2, 2))
-    assert len(none) == 0
-    assert none.features.shape == (0, 2)
-
-
-@pytest.mark.parametrize(
-    ("features", "labels", "error", "message"),
-    [
-        (torch.ones(2, 3), torch.zeros(2, dtype=torch.int64), ValueError, r"features must have shape \(n, 2\), got \(2, 3\)"),
-        (torch.ones(2), None, ValueError, "features must have shape"),
-        (torch.ones(2, 2), torch.zeros(3, dtype=torch.int64), ValueError, r"labels must have shape \(2,\)"),
-        (torch.ones(2, 2), torch.zeros(2), TypeError, "labels must be an integer tensor, got torch.float32"),
-        (torch.ones(2, 2, dtype=torch.int64), None, TypeError, "features must be a floating-point tensor"),
-        (np.ones((2, 2)), None, TypeError, "floating-point tensor, got ndarray"),
-        (torch.ones(2, 2, device="meta"), None, ValueError, "features are on meta, the queue is on cpu"),
-    ],
-)
-def test_the_queue_refuses_what_does_not_fit_and_stays_as_it_was(features, labels, error, message):
-    queue = otc.MemoryQueue(4, 2)
-    queue.push(torch.full((1, 2), 7.0), torch.tensor([7]))
-    with pytest.raises(error, match=message):
-        queue.push(features, labels)
-    assert queue.labels.tolist() == [7]
-
-
-@pytest.mark.parametrize(("capacity", "dim", "error"), [(-1, 2, ValueError), (2, 0, ValueError), (2.5, 2, TypeError)])
-def test_impossible_queues_are_refused(capacity, dim, error):
-    with pytest.raises(error):
-        otc.MemoryQueue(capacity, dim)
 
 
 def loop_over_classes(centroids, x, y, a, momentum, unit):

@@ -156,8 +156,8 @@ class CentroidStore(nn.Module):
 
         Raises:
             TypeError: An argument is of the wrong type or dtype.
-            ValueError: Shapes or devices do not fit, or a value is impossible, with ``reducer`` on any rank. The store is
-                then unchanged.
+            ValueError: Shapes or devices do not fit, or a value is impossible. The store is then unchanged. With ``reducer``
+                every rank raises for what is wrong on any, unless it was told not to look.
         """
         with torch.autocast(self.centroids.device.type, enabled=False):
             momentum = self.momentum(self.n_updates) if callable(self.momentum) else self.momentum
