@@ -7,6 +7,7 @@ from collections import deque
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -82,6 +83,8 @@ class ClassQueueMachine(Machine):
 
 TestMemoryQueue = MemoryQueueMachine.TestCase
 TestClassQueue = ClassQueueMachine.TestCase
+# Twelve pushes of up to 14 go round a room of 6 many times.
+TestMemoryQueue.settings = TestClassQueue.settings = settings(stateful_step_count=12)
 
 
 def test_a_rare_class_keeps_its_samples():

@@ -82,6 +82,29 @@ def test_centroids_start_at_samples_of_their_class_and_only_once():
     assert torch.equal(store.centroids, held)
 
 
+def test_centroids_start_in_different_clusters_whatever_the_order_of_the_samples():
+    generator = torch.Generator().manual_seed(0)
+    centres = 10 * torch.randn(5, 4, 8, generator=generator)
+    y, which = torch.randint(5, (600,), generator=generator), torch.randint(4, (600,), generator=generator)
+    x = centres[y, which] + torch.randn(600, 8, generator=generator)
+    stores = []
+    for order in (torch.arange(600), torch.randperm(600, generator=generator)):
+        stores.append(otc.CentroidStore(n_classes=5, n_centroids=4, dim=8, metric="sqeuclidean"))
+        stores[-1].start(x[order], y[order])
+    nearest = torch.cdist(stores[0].centroids, centres).argmin(dim=2)
+    assert (nearest.sort(dim=1).values == torch.arange(4)).all()
+    assert torch.equal(stores[0].centroids, stores[1].centroids)
+    other = otc.CentroidStore(n_classes=5, n_centroids=4, dim=8, metric="sqeuclidean")
+    other.start(x, y, seed=1)
+    assert not torch.equal(other.centroids, stores[0].centroids)
+
+
+def test_copies_of_one_sample_start_all_centroids_there():
+    store = otc.CentroidStore(n_centroids=3, dim=2, metric="sqeuclidean")
+    assert store.start(torch.tensor([[3.0, 4.0]]).repeat(5, 1))
+    assert torch.equal(store.centroids, torch.tensor([[3.0, 4.0]]).repeat(3, 1))
+
+
 @pytest.mark.parametrize(
     ("features", "labels", "assignment", "error", "message"),
     [
