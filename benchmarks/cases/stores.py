@@ -13,8 +13,8 @@ from benchmarks.rows import Row, compared
 ABOUT = (
     "Stores",
     """\
-An update of a `CentroidStore` beside a loop over the classes that does the same momentum step; labels and assignments are given
-to both. Error: the largest difference of a coordinate of a centroid between the two. Floor: features and centroids read once.""",
+An update of a `CentroidStore` beside a loop over the classes that does the same momentum step; labels and assignments are
+given to both. Error: the largest difference of a coordinate between the two. Floor: features and centroids read once.""",
 )
 
 _CLASSES, _K, _DIM, _SAMPLES, _MOMENTUM = 1000, 4, 512, 16_384, 0.999
