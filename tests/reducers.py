@@ -43,7 +43,8 @@ class Exchange:
             raise RuntimeError(f"rank {rank} waits for others, which have ended or wait for something else")
         kinds, arrays = zip(*(here[each] for each in range(self.n_ranks)), strict=True)
         assert len(set(kinds)) == 1, "ranks exchange different things"
-        assert len({tuple(each.shape) for each in arrays}) == 1, "ranks exchange arrays of different shapes"
+        shapes = {tuple(each.shape[kind == "gather" :]) for each in arrays}
+        assert len(shapes) == 1, "ranks exchange arrays of different shapes"
         assert len({str(each.dtype) for each in arrays}) == 1, "ranks exchange arrays of different dtypes"
         return arrays
 
@@ -58,6 +59,13 @@ class ThreadReducer:
 
     def __init__(self, exchange, rank):
         self.exchange, self.rank, self.at = exchange, rank, -1
+
+    @property
+    def n_ranks(self):
+        return self.exchange.n_ranks
+
+    def gather(self, array):
+        return array_namespace(array).concat(self.gathered("gather", array))
 
     def sum(self, array):
         return functools.reduce(lambda one, two: one + two, self.gathered("sum", array))

@@ -18,6 +18,7 @@ PAGES = [
     "README.md",
     "docs/choosing.md",
     "docs/coming-from.md",
+    "docs/distributed.md",
     "docs/dnc.md",
     "docs/numerics.md",
     "docs/solvers.md",
@@ -96,6 +97,14 @@ def test_the_examples_of_a_page_run(page):
 def test_the_examples_beside_another_package_run(page, other):
     pytest.importorskip(other, reason=f"examples of {page} need {OTHERS[other]}, which is not installed")
     run(page, other)
+
+
+def test_the_examples_of_several_processes_run_in_a_process_group_too():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        run("docs/distributed.md")
+    finally:
+        dist.destroy_process_group()
 
 
 def test_the_decision_picture_has_words_for_those_who_do_not_see_it_and_knows_the_solvers():

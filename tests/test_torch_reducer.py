@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 import otcluster as otc
+from otcluster.dnc import DNCHead
 from tests import processes
 from tests.strategies import clustered_scores
 
@@ -88,6 +89,7 @@ def work(folder):
     assert early.sum(torch.zeros(0, 3)).shape == (0, 3)
     assert early.gather(torch.zeros(0, 3)).shape == (0, 3)
     found["errors"] = errors_on(rank, early)
+    found["learnt"] = {name: learn(early, wrap) for name, wrap in WRAPPERS.items()}
     group = dist.new_group(timeout=timedelta(seconds=LATE))
     dist.barrier()
     if rank == 3:
@@ -101,6 +103,36 @@ def work(folder):
     found["gone"] = failed(early)
     torch.save(found, folder / f"{rank}.pt")
     os._exit(0)  # nobody is left to take leave of
+
+
+def sharded(backbone):
+    from torch.distributed.fsdp import fully_shard
+
+    return fully_shard(backbone, mesh=dist.init_device_mesh("cpu", (N_RANKS,)))
+
+
+WRAPPERS = {"DDP": torch.nn.parallel.DistributedDataParallel, "FSDP2": sharded}
+
+
+def learn(reducer, wrap=lambda backbone: backbone):
+    """Sub-centroids after some steps of a user's own loop, as the page on several processes shows it."""
+    rng = np.random.default_rng(0)
+    torch.manual_seed(0)
+    head = DNCHead(6, 3, n_subcentroids=2, momentum=0.9, memory=60).double()
+    backbone = wrap(torch.nn.Sequential(torch.nn.Linear(8, 6), torch.nn.Tanh()).double())
+    optimizer = torch.optim.SGD(backbone.parameters(), lr=0.1)
+    for _ in range(5):
+        batch = torch.from_numpy(rng.normal(size=(24, 8))), torch.from_numpy(rng.integers(0, 3, 24))
+        cuts = [24] if reducer.n_ranks == 1 else [7, 7, 20, 24]
+        x, y = (each[[0, *cuts][reducer.rank] : cuts[reducer.rank]] for each in batch)
+        features = backbone(x)
+        n = reducer.sum(torch.tensor([len(y)])).item()
+        loss = torch.nn.functional.cross_entropy(head(features), y, reduction="sum") * (reducer.n_ranks / n)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        head.observe(features, y, reducer=reducer)
+    return head.state_dict()
 
 
 def errors_on(rank, reducer):
@@ -171,6 +203,16 @@ def test_rows_are_gathered_in_the_order_of_the_ranks(ranks, split):
 def test_the_error_of_one_process_is_raised_on_all(ranks):
     for rank, found in enumerate(ranks):
         assert found["errors"].startswith("on another rank: ") == (rank != 2)
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_a_loop_under_ddp_and_fsdp2_learns_what_one_process_learns(ranks, wrapper):
+    whole = learn(otc.TorchReducer())
+    assert whole["store.started"].all()
+    for found in ranks:
+        for name, value in found["learnt"][wrapper].items():
+            assert torch.equal(value, ranks[0]["learnt"][wrapper][name])
+            torch.testing.assert_close(value, whole[name], rtol=0, atol=1e-12)  # sums in another order
 
 
 @pytest.mark.parametrize("what", ["late", "gone"])

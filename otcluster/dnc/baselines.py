@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from otcluster.distributed import TorchReducer
+
 
 class LinearHead(nn.Linear):
     """The softmax classifier: one learnt weight vector and bias for each class.
@@ -21,5 +23,5 @@ class LinearHead(nn.Linear):
     def __init__(self, dim: int, n_classes: int) -> None:
         super().__init__(dim, n_classes)
 
-    def observe(self, features: Tensor, labels: Tensor) -> None:
+    def observe(self, features: Tensor, labels: Tensor, *, reducer: TorchReducer | None = None) -> None:
         """Nothing to observe: all there is to learn is learnt by gradient."""

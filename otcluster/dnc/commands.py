@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,11 +16,13 @@ from safetensors.torch import save
 from otcluster.dnc.checkpoint import replaced
 from otcluster.dnc.errors import RunError
 from otcluster.dnc.evaluation import evaluate
+from otcluster.dnc.interruption import Interrupted
 from otcluster.dnc.prediction import predict
 from otcluster.dnc.progress import Terminal
+from otcluster.dnc.ranks import need_one_process
 from otcluster.dnc.recipe import at_folder, load_recipe, recipe_names
 from otcluster.dnc.run import load_run
-from otcluster.dnc.training import Interrupted, train
+from otcluster.dnc.training import train
 
 app = typer.Typer(no_args_is_help=True, help="Deep Nearest Centroids: train, evaluate and predict.")
 _errors = Console(stderr=True)
@@ -72,7 +75,8 @@ def train_command(
         root = out or Path("runs") / chosen.name
         with Terminal(Console()) as terminal:
             metrics = train(chosen, root, progress=terminal)
-        _say(f"test accuracy {metrics['test']['accuracy']:.4f} after {metrics['seconds']:.0f} s, in {root}")
+        if os.environ.get("RANK", "0") == "0":
+            _say(f"test accuracy {metrics['test']['accuracy']:.4f} after {metrics['seconds']:.0f} s, in {root}")
 
     guarded(action)
 
@@ -88,6 +92,7 @@ def eval_command(
     """Evaluate a run on its test images."""
 
     def action() -> None:
+        need_one_process("eval")
         loaded = load_run(run, data_dir=data)
         result = evaluate(loaded.model, loaded.load_test(), loaded.recipe.data)
         if features is not None:
@@ -112,6 +117,7 @@ def predict_command(
     """Classify pictures: class, share, the sub-centroid that decided and the most similar of its training images."""
 
     def action() -> None:
+        need_one_process("predict")
         loaded = load_run(run)
         if loaded.recipe.data.kind == "digits" and not invert and not as_json:
             typer.echo("the digits are white on black: pass --invert for dark ink on light paper", err=True)

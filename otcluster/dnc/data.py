@@ -283,6 +283,11 @@ class _Images(Dataset[Any]):
             return self.convert(image), int(self.split.labels[index]), index
 
 
+def blank(config: DataConfig) -> Tensor:
+    """A black image as the backbone takes it, (1, channels, size, size)."""
+    return torch.zeros(1, config.channels, config.image_size, config.image_size)
+
+
 def seed_of(*parts: int) -> int:
     """One seed from several numbers."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)

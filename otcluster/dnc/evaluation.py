@@ -11,8 +11,9 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
 from otcluster.dnc.classifier import Classifier
-from otcluster.dnc.data import Conversion, Split, load_batches
+from otcluster.dnc.data import Conversion, Split, blank, load_batches
 from otcluster.dnc.errors import DataError
+from otcluster.dnc.ranks import Ranks
 from otcluster.dnc.recipe import DataConfig
 
 
@@ -56,7 +57,12 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    model: Classifier, split: Split, config: DataConfig, *, after_batch: Callable[[], None] | None = None
+    model: Classifier,
+    split: Split,
+    config: DataConfig,
+    *,
+    after_batch: Callable[[], None] | None = None,
+    ranks: Ranks | None = None,
 ) -> Evaluation:
     """Classify the images of ``split``, without augmentation, on the device of the model.
 
@@ -65,9 +71,10 @@ def evaluate(
         split: The images.
         config: ``data.*`` of the recipe.
         after_batch: Called after each batch; what it raises ends the evaluation.
+        ranks: Those that evaluate together, each a part of every batch. Default: this process alone.
 
     Returns:
-        Features, logits and labels of the images that could be read.
+        Features, logits and labels of the images that could be read; on ranks that are not the first, of none.
 
     Raises:
         DataError: An image cannot be read, and ``data.broken`` is not ``skip``; or none of them can be read.
@@ -86,22 +93,23 @@ def evaluate(
     parameter = next(model.backbone.parameters())
     order = list(range(len(split)))
     batches = [order[start : start + config.batch_size] for start in range(0, len(order), config.batch_size)]
-    rows: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    own = batches if ranks is None else [ranks.part(batch) for batch in batches]
+    read = load_batches(split, Conversion(config, augment=False), config, own or [[]])
+    rows: list[list[Tensor]] = []
+    n_read = 0
     try:
-        for images, labels, indices in load_batches(split, Conversion(config, augment=False), config, batches):
-            if not len(labels):
-                continue
-            features = model.features(images.to(parameter.device, parameter.dtype))
-            rows.append((features.cpu(), model.head(features).cpu(), labels, indices))
+        for images, labels, indices in read if ranks is None else ranks.each(read):
+            some = images if len(labels) else blank(config)  # not every backbone takes no images
+            features = model.features(some.to(parameter.device, parameter.dtype))[: len(labels)]
+            found = [features.cpu(), model.head(features).cpu(), labels, indices]
+            if ranks is not None:
+                found = [ranks.gather(column) for column in found]
+            n_read += len(found[-1])
+            rows.append(found if ranks is None or ranks.is_first else [column[:0] for column in found])
             if after_batch is not None:
                 after_batch()
-        if len(split) and not rows:
+        if len(split) and not n_read:
             raise DataError(f"none of {len(split)} images can be read, from {split.names[0]} on")
-        if not rows:
-            blank = torch.zeros(1, config.channels, config.image_size, config.image_size)
-            features = model.features(blank.to(parameter.device, parameter.dtype))[:0]
-            none = torch.empty(0, dtype=torch.int64)
-            rows.append((features.cpu(), model.head(features).cpu(), none, none))
     finally:
         model.train(was_training)
     return Evaluation(*(torch.cat(column) for column in zip(*rows, strict=True)))

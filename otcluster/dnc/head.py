@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from otcluster.distributed import TorchReducer
 from otcluster.problem import Problem
 from otcluster.scores import PointScores
 from otcluster.solve import solve
@@ -108,7 +109,7 @@ class DNCHead(nn.Module):
         return self.similarities(features).amax(dim=-1) / self.temperature
 
     @torch.no_grad()
-    def observe(self, features: Tensor, labels: Tensor) -> None:
+    def observe(self, features: Tensor, labels: Tensor, *, reducer: TorchReducer | None = None) -> None:
         """Cluster the features with those remembered, inside each class, and move the sub-centroids.
 
         A class starts, by k-means++, when as many of its samples as it has sub-centroids are at hand.
@@ -116,20 +117,48 @@ class DNCHead(nn.Module):
         Args:
             features: (n, dim), of any length; directions are what counts.
             labels: Class of each, integers of shape (n,).
+            reducer: The ranks that share the batch, each with features of its own (there may be none). All then remember those
+                of all, in the order of the ranks, and each clusters a part of them: every head is that of one process with the
+                whole batch.
 
         Raises:
-            TypeError, ValueError: The arguments do not fit the head, or a label is out of range; the head is then unchanged.
+            TypeError, ValueError: The arguments do not fit the head, or a label is out of range, on any rank; the head is then
+                unchanged.
         """
-        self.store.check(features, labels)
+        self._check(features, labels, reducer)
         with torch.autocast(features.device.type, enabled=False):
             unit = nn.functional.normalize(features.detach().to(self.subcentroids.dtype), dim=-1)
+            if reducer is not None:
+                unit, labels = reducer.gather(unit), reducer.gather(labels.to(torch.int64))
             self.memory.push(unit, labels)
             if len(unit) < self.memory.capacity:
                 unit, labels = self.memory.features, self.memory.labels
             if not len(unit):
                 return
-            self.store.start(unit, labels, seed=self.seed)
+            if reducer is not None:
+                unit, labels = (whole.tensor_split(reducer.n_ranks)[reducer.rank] for whole in (unit, labels))
+            self.store.start(unit, labels, seed=self.seed, reducer=reducer)
             points = PointScores(unit, self.subcentroids, metric="cosine")
             share = None if self.store.all_open else self.store.is_open.to(unit.dtype)
-            problem = Problem(points, cluster_share=share, groups=labels, n_groups=self.n_classes, check_values=False)
-            self.store.update(unit, labels, solve(problem, self.solver))
+            problem = Problem(
+                points,
+                cluster_share=share,
+                groups=labels,
+                n_groups=self.n_classes,
+                check_values=False,
+                sharded=reducer is not None,
+            )
+            self.store.update(unit, labels, solve(problem, self.solver, reducer=reducer), reducer=reducer)
+
+    def _check(self, features: Tensor, labels: Tensor, reducer: TorchReducer | None) -> None:
+        """Raise on all ranks unless the arguments fit on all."""
+        fault = None
+        try:
+            self.store.check(features, labels)
+        except (TypeError, ValueError) as error:
+            fault = error
+        n_faults = 0.0 if reducer is None else float(reducer.sum(self.subcentroids.new_tensor([fault is not None]))[0])
+        if fault is not None:
+            raise fault
+        if n_faults:
+            raise ValueError("what another rank gave its head does not fit: see the error there")

@@ -90,6 +90,8 @@ class TrainConfig:
     precision: str = "32-true"
     accelerator: str = "auto"
     checkpoint_steps: int = 200
+    timeout: float = 1800.0
+    shares: list[float] | None = None
 
 
 @dataclass
@@ -154,7 +156,7 @@ _AT_LEAST = {
 }
 _SEEDS = ("train.seed", "data.split_seed")
 _SEED_LIMIT = 2**63  # torch takes no larger ones
-_POSITIVE = ("head.temperature", "solver.epsilon", "optim.lr")
+_POSITIVE = ("head.temperature", "solver.epsilon", "optim.lr", "train.timeout")
 _SHARES = ("head.momentum", "optim.momentum")
 
 
@@ -294,5 +296,7 @@ def _check_values(recipe: Recipe) -> None:
     for key in _SHARES:
         if not 0 <= value(key) <= 1:
             raise RecipeError(f"{key} must lie in [0, 1], got {value(key)}")
+    if not all(0 < share < math.inf for share in recipe.train.shares or [1]):
+        raise RecipeError(f"train.shares must be null or positive numbers, got {recipe.train.shares}")
     if recipe.solver.tol is not None and not recipe.solver.tol >= 0:
         raise RecipeError(f"solver.tol must be null or not negative, got {recipe.solver.tol}")

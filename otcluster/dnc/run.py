@@ -112,12 +112,12 @@ class RunFiles:
 def _essence(recipe: Recipe) -> dict[str, Any]:
     """What of a recipe decides the trained model.
 
-    Not what it is called, how often it is saved and what is kept to be shown; nor where the images lie and how they are read:
-    the images themselves are compared (:attr:`ImageData.fingerprint`).
+    Not what it is called, how often it is saved, which process does how much, and what is kept to be shown; nor where the
+    images lie and how they are read: the images themselves are compared (:attr:`ImageData.fingerprint`).
     """
     usual = DataConfig()
     data = replace(recipe.data, dir=usual.dir, workers=usual.workers, broken=usual.broken)
-    loop = replace(recipe.train, checkpoint_steps=TrainConfig().checkpoint_steps)
+    loop = replace(recipe.train, checkpoint_steps=TrainConfig().checkpoint_steps, timeout=TrainConfig().timeout, shares=None)
     return asdict(replace(recipe, name="", description="", data=data, train=loop, explain=ExplainConfig()))
 
 

@@ -7,29 +7,26 @@ import io
 import json
 import logging
 import math
-import os
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from otcluster.dnc.baselines import LinearHead
 from otcluster.dnc.checkpoint import load_checkpoint, save_checkpoint, write_text
 from otcluster.dnc.classifier import Classifier, build_classifier
-from otcluster.dnc.data import Conversion, ImageData, Split, epoch_batches, load_batches, load_data, seed_of
-from otcluster.dnc.errors import DataError, RecipeError, RunError
+from otcluster.dnc.data import Conversion, ImageData, Split, blank, epoch_batches, load_batches, load_data, seed_of
+from otcluster.dnc.errors import DataError, RunError
 from otcluster.dnc.evaluation import Evaluation, evaluate
 from otcluster.dnc.figures import draw_curves, draw_subcentroids
 from otcluster.dnc.head import DNCHead
+from otcluster.dnc.interruption import Interrupted, caught_signals
 from otcluster.dnc.progress import Progress, Silent
-from otcluster.dnc.recipe import OptimConfig, Recipe, TrainConfig, at_folder
+from otcluster.dnc.ranks import Ranks, connected
+from otcluster.dnc.recipe import OptimConfig, Recipe, at_folder
 from otcluster.dnc.run import RunFiles, restore
 from otcluster.dnc.typical import find_typical
 
@@ -37,14 +34,6 @@ logger = logging.getLogger(__name__)
 
 _State = tuple[dict[str, torch.Tensor], dict[str, Any]]
 """Of the model, and of optimizer and loop."""
-
-
-class Interrupted(Exception):
-    """Training was stopped by a signal, after the step in hand; the run can be resumed."""
-
-    def __init__(self, signum: int, step: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name} after step {step}; the same command goes on from there")
-        self.exit_code = 128 + signum
 
 
 def _check_counts(recipe: Recipe, data: ImageData, rows: torch.Tensor, what: str) -> None:
@@ -77,18 +66,21 @@ class _Loop:
 def train(recipe: Recipe, out: str | Path, *, progress: Progress | None = None) -> dict[str, Any]:
     """Train the model of a recipe, or go on where an earlier call left off.
 
+    Under ``torchrun`` all processes call it, and each takes its part of every batch. The first writes.
+
     Args:
         recipe: What to train, from :func:`otcluster.dnc.load_recipe`.
         out: Directory of the run: new, empty, or of the same recipe. Keys that do not decide what is learnt may differ
-            (``data.dir``, ``data.workers``, ``data.broken``, ``train.checkpoint_steps``, ``explain.*``).
+            (``data.dir``, ``data.workers``, ``data.broken``, ``train.checkpoint_steps``, ``train.timeout``, ``train.shares``,
+            ``explain.*``), and so may the number of processes.
         progress: What to tell, and whom. Default: nobody.
 
     Returns:
         What ``metrics.json`` holds.
 
     Raises:
-        RunError: The directory holds something else, or more than one process was launched; nothing was changed. Or the loss
-            is no longer a number.
+        RunError: The directory holds something else, or the launcher does not say which processes there are; nothing was
+            changed. Or the loss is no longer a number, or another process has ended.
         RecipeError: This machine or the backbone cannot do what the recipe asks; nothing was changed.
         DataError: The images are not as they should be.
         Interrupted: SIGINT or SIGTERM came; a checkpoint was written.
@@ -103,49 +95,72 @@ def train(recipe: Recipe, out: str | Path, *, progress: Progress | None = None) 
 
     Source: Wang et al., "Visual recognition with deep nearest centroids" (ICLR 2023).
     """
-    if (world := os.environ.get("WORLD_SIZE") or "1") != "1":
-        raise RunError(f"training on more than one process is not supported yet, and WORLD_SIZE is {world}: start one")
-    progress = progress or Silent()
     if recipe.data.dir is not None:
         recipe = at_folder(recipe, recipe.data.dir)
+    with connected(recipe.train) as ranks:
+        speaks = progress if progress is not None and ranks.is_first else Silent()
+        return _train(recipe, RunFiles(Path(out)), speaks, ranks)
+
+
+def _train(recipe: Recipe, files: RunFiles, progress: Progress, ranks: Ranks) -> dict[str, Any]:
+    ranks.check_same("recipes", replace(recipe, data=replace(recipe.data, dir=None)).to_yaml())
+    data = ranks.together(lambda: _data(recipe))
+    ranks.check_same("images", data.fingerprint)
+    metrics, state = ranks.from_first(lambda: _found(recipe, files, data))
+    if metrics is not None:
+        progress.note(f"{files.root} is finished: nothing to train")
+        return metrics
+    with torch.random.fork_rng():
+        model = ranks.together(lambda: _model(recipe, files, data, state))
+        training = _Training(recipe, files, data, progress, ranks, model, state)
+        ranks.from_first(lambda: files.claim(recipe))  # only now: what cannot start leaves the directory to another recipe
+        return training.run()
+
+
+def _data(recipe: Recipe) -> ImageData:
+    """The images of a recipe.
+
+    Raises:
+        DataError: There are too few.
+    """
     data = load_data(recipe.data)
-    _check_data(recipe, data)
-    files = RunFiles(Path(out))
+    _check_counts(recipe, data, torch.ones(len(data.train), dtype=torch.bool), "training images")
+    if not len(data.test):
+        raise DataError("there are no test images: add some to test/, or more to each class")
+    return data
+
+
+def _found(recipe: Recipe, files: RunFiles, data: ImageData) -> tuple[dict[str, Any] | None, _State | None]:
+    """What an earlier call left: the result, if it came to an end, and the last checkpoint."""
     files.check(recipe)
     state = load_checkpoint(files.checkpoints)
     if state is not None and state[1]["images"] != data.fingerprint:
         raise RunError(f"{files.root} was trained on other images than these: choose another --out")
-    if files.metrics.is_file():
-        metrics = files.read_metrics()
-        progress.note(f"{files.root} is finished: nothing to train")
-        return metrics
-    with torch.random.fork_rng():
-        training = _Training(recipe, files, data, progress, state)
-        files.claim(recipe)  # only now: what cannot start leaves the directory to another recipe
-        return training.run()
+    return (files.read_metrics(), None) if files.metrics.is_file() else (None, state)
 
 
-def _check_data(recipe: Recipe, data: ImageData) -> None:
-    _check_counts(recipe, data, torch.ones(len(data.train), dtype=torch.bool), "training images")
-    if not len(data.test):
-        raise DataError("there are no test images: add some to test/, or more to each class")
+def _model(recipe: Recipe, files: RunFiles, data: ImageData, state: _State | None) -> Classifier:
+    model = build_classifier(recipe, len(data.classes))
+    if state is not None:
+        restore(model, state[0], files.checkpoints)
+    return model
 
 
 class _Training:
-    def __init__(self, recipe: Recipe, files: RunFiles, data: ImageData, progress: Progress, state: _State | None) -> None:
-        self.recipe, self.files, self.data, self.progress = recipe, files, data, progress
-        self.fabric = _fabric(recipe.train)
-        self.model = build_classifier(recipe, len(data.classes))
+    def __init__(
+        self, recipe: Recipe, files: RunFiles, data: ImageData, progress: Progress, ranks: Ranks, model: Classifier,
+        state: _State | None,
+    ) -> None:  # fmt: skip
+        self.recipe, self.files, self.data, self.progress, self.ranks = recipe, files, data, progress, ranks
+        self.fabric, self.model = ranks.fabric, model
         self.optimizer = _optimizer(recipe.optim, self.model)
         self.loop = _Loop()
         self.batches_per_epoch = len(self._batches(0))
         self.caught: list[int] = []
         self.unreadable: set[int] = set()
         if state is not None:
-            weights, saved = state
-            restore(self.model, weights, files.checkpoints)
-            self.optimizer.load_state_dict(saved["optimizer"])
-            self.loop = _Loop(**saved["loop"])
+            self.optimizer.load_state_dict(state[1]["optimizer"])
+            self.loop = _Loop(**state[1]["loop"])
         self.module, self.setup_optimizer = self.fabric.setup(self.model, self.optimizer)
         self.module.mark_forward_method("features")
         self.started = time.perf_counter()
@@ -154,17 +169,25 @@ class _Training:
         if self.loop.step:
             self._write_history()
             self.progress.note(f"going on from step {self.loop.step}, epoch {self.loop.epoch + 1}")
-        with _signals() as self.caught:
+        with caught_signals() as self.caught:
             while self.loop.epoch < self.recipe.train.epochs:
                 self._epoch()
             return self._finish()
 
+    def _signal(self) -> int:
+        """A signal that came to some rank, or 0."""
+        return self.ranks.greatest(self.caught[0] if self.caught else 0)
+
     def _heed_signals(self) -> None:
         """Stop if a signal came; for where the checkpoint of the last step is written."""
-        if self.caught:
-            raise Interrupted(self.caught[0], self.loop.step)
+        if signum := self._signal():
+            raise Interrupted(signum, self.loop.step)
 
     def _save(self) -> None:
+        self.ranks.share_buffers(self.model.backbone)
+        self.ranks.from_first(self._write_checkpoint)
+
+    def _write_checkpoint(self) -> None:
         self.loop.seconds += time.perf_counter() - self.started
         self.started = time.perf_counter()
         state = {
@@ -183,11 +206,14 @@ class _Training:
         self.model.train()
         todo = self._batches(loop.epoch)[loop.batch :]
         convert = Conversion(recipe.data, augment=True)
-        batches = load_batches(self.data.train, convert, recipe.data, todo, seed=recipe.train.seed, epoch=loop.epoch)
-        for asked, (images, labels, indices) in zip(todo, batches, strict=True):
-            self._note_unreadable(set(asked) - set(indices.tolist()))
-            if len(labels) > 1:  # statistics of a batch need two; fewer are left of it only where images are broken
-                self._step(self.fabric.to_device(images), self.fabric.to_device(labels))
+        own = [self.ranks.part(batch) for batch in todo]
+        batches = load_batches(self.data.train, convert, recipe.data, own, seed=recipe.train.seed, epoch=loop.epoch)
+        for whole, asked, (images, labels, indices) in zip(todo, own, self.ranks.each(batches), strict=True):
+            n = int(self.ranks.total(len(labels))[0])
+            if n < len(whole):
+                self._note_unreadable(set(asked) - set(indices.tolist()))
+            if n > 1:  # statistics of a batch need two; fewer are left of it only where images are broken
+                self._step(self.fabric.to_device(images), self.fabric.to_device(labels), n)
             loop.batch += 1
             loop.step += 1
             self.progress.step(
@@ -195,11 +221,11 @@ class _Training:
                 loss=loop.loss_sum / max(loop.seen, 1), accuracy=loop.right / max(loop.seen, 1),
             )  # fmt: skip
             due = loop.step % recipe.train.checkpoint_steps == 0 and loop.batch < self.batches_per_epoch
-            stop = bool(self.caught)  # looked at once: a signal that comes while we save is for the next step
-            if due or stop:
+            signum = self._signal()  # looked at once: a signal that comes while we save is for the next step
+            if due or signum:
                 self._save()
-            if stop:
-                self._heed_signals()
+            if signum:
+                raise Interrupted(signum, loop.step)
         if todo:  # before the evaluation, which a broken image or a signal may end and which is repeated from here
             self._save()
         if loop.epoch in (0, recipe.train.epochs - 1):
@@ -219,18 +245,18 @@ class _Training:
         self.progress.epoch(row, recipe.train.epochs)
 
     def _evaluate(self, split: Split) -> Evaluation:
-        return evaluate(self.model, split, self.recipe.data, after_batch=self._heed_signals)
+        self.ranks.share_buffers(self.model.backbone)
+        return evaluate(self.model, split, self.recipe.data, after_batch=self._heed_signals, ranks=self.ranks)
 
     def _note_unreadable(self, indices: set[int]) -> None:
-        if indices:
-            self.unreadable |= indices
-            rest = torch.ones(len(self.data.train), dtype=torch.bool)
-            rest[sorted(self.unreadable)] = False
-            _check_counts(self.recipe, self.data, rest, "training images that can be read")
+        self.unreadable.update(*self.ranks.gathered(indices))
+        rest = torch.ones(len(self.data.train), dtype=torch.bool)
+        rest[sorted(self.unreadable)] = False
+        _check_counts(self.recipe, self.data, rest, "training images that can be read")
 
     def _warn_of_late_classes(self) -> None:
         head = self.model.head
-        if isinstance(head, DNCHead) and not bool(head.store.started.all()):
+        if self.ranks.is_first and isinstance(head, DNCHead) and not bool(head.store.started.all()):
             names = [name for name, started in zip(self.data.classes, head.store.started.tolist(), strict=True) if not started]
             logger.warning(
                 "%d of %d classes have no sub-centroids from data yet (%s): never were %d images of one at hand at once; raise "
@@ -238,29 +264,40 @@ class _Training:
                 len(names), len(self.data.classes), ", ".join(names[:5]), self.recipe.head.n_subcentroids,
             )  # fmt: skip
 
-    def _step(self, images: torch.Tensor, labels: torch.Tensor) -> None:
-        loop = self.loop
-        torch.manual_seed(seed_of(self.recipe.train.seed, 1, loop.step))
+    def _step(self, images: torch.Tensor, labels: torch.Tensor, n: int) -> None:
+        """Learn from a batch of ``n`` images, of which these are here."""
+        loop, ranks = self.loop, self.ranks
+        torch.manual_seed(seed_of(self.recipe.train.seed, 1, loop.step, ranks.rank))
         rate = _rate(self.recipe, loop.step, self.batches_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        features = self.module.features(images.to(next(self.model.parameters()).dtype))
         with self.fabric.autocast():
+            features = self.module.features(self._two(images).to(next(self.model.parameters()).dtype))[: len(labels)]
             logits = self.model.head(features)
-        loss = nn.functional.cross_entropy(logits, labels)
-        value = float(loss.detach())
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
+        right = int((logits.argmax(dim=1) == labels).sum())
+        total, n_right = ranks.total(float(loss.detach()), right)
+        value = total / n
         if not math.isfinite(value):
             raise RunError(f"the loss is {value} at step {loop.step + 1}: train with a lower optim.lr, into a new --out")
         self.setup_optimizer.zero_grad()
-        self.fabric.backward(loss)
+        self.fabric.backward(loss * (ranks.n / n))  # gradients are averaged over the ranks, and the loss over the images
         self.setup_optimizer.step()
-        self.model.head.observe(features.detach(), labels)
-        loop.loss_sum += value * len(labels)
-        loop.right += int((logits.argmax(dim=1) == labels).sum())
-        loop.seen += len(labels)
+        self.model.head.observe(features.detach(), labels, reducer=ranks.reducer)
+        loop.loss_sum += total
+        loop.right += int(n_right)
+        loop.seen += n
+
+    def _two(self, images: torch.Tensor) -> torch.Tensor:
+        """At least two images, for statistics; those that a rank has too few of are repeated, or black."""
+        if len(images) > 1:
+            return images
+        config = self.recipe.data
+        return torch.cat([images] * 2) if len(images) else self.fabric.to_device(blank(config)).expand(2, -1, -1, -1)
 
     def _write_history(self) -> None:
-        if not self.loop.history:
+        if not self.loop.history or not self.ranks.is_first:
             return
         text = io.StringIO()
         writer = csv.DictWriter(text, fieldnames=list(self.loop.history[0]), lineterminator="\n")
@@ -270,15 +307,23 @@ class _Training:
 
     def _finish(self) -> dict[str, Any]:
         """Everything that follows from the trained model: results and pictures. ``metrics.json`` comes last, as the mark."""
-        recipe, data = self.recipe, self.data
+        data = self.data
         test = self._evaluate(data.test).metrics(data.classes)
         train = self._evaluate(data.train)
+        self.ranks.from_first(lambda: self._write_pictures(train))
+        self._heed_signals()
+        return self.ranks.from_first(lambda: self._write_metrics(test))
+
+    def _write_pictures(self, train: Evaluation) -> None:
+        recipe, data = self.recipe, self.data
         typical = find_typical(self.model, train, data.train, len(data.classes), recipe.explain.images_per_subcentroid)
         typical.save(self.files)
         draw_curves(self.loop.history, self.files.curves, recipe.name)
         if not isinstance(self.model.head, LinearHead):
             draw_subcentroids(typical, data.train, data.classes, self.files.subcentroids)
-        self._heed_signals()
+
+    def _write_metrics(self, test: dict[str, Any]) -> dict[str, Any]:
+        recipe = self.recipe
         metrics = {
             "test": test,
             "seconds": round(self.loop.seconds + time.perf_counter() - self.started, 3),
@@ -289,23 +334,6 @@ class _Training:
         }
         write_text(self.files.metrics, json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
         return metrics
-
-
-def _fabric(config: TrainConfig) -> Fabric:
-    """Device and precision.
-
-    Raises:
-        RecipeError: This machine has not what the recipe asks for.
-    """
-    try:
-        fabric = Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)  # type: ignore[arg-type]
-    except Exception as error:  # whatever Fabric raises
-        raise RecipeError(
-            f"train.accelerator={config.accelerator} and train.precision={config.precision} cannot be had here: {error}"
-        ) from error
-    if config.precision == "16-mixed" and fabric.device.type == "cpu":
-        raise RecipeError("train.precision=16-mixed needs a GPU, and this would run on the CPU: pass bf16-mixed or 32-true")
-    return fabric
 
 
 def _optimizer(config: OptimConfig, model: Classifier) -> torch.optim.Optimizer:
@@ -328,26 +356,3 @@ def _rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
         return config.lr
     total = recipe.train.epochs * steps_per_epoch
     return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; a second one does what it always does."""
-    caught: list[int] = []
-    before: dict[int, Any] = {}
-
-    def catch(signum: int, frame: object) -> None:
-        caught.append(signum)
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    try:
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            before[signum] = signal.signal(signum, catch)
-    except ValueError:  # not the main thread: whoever owns it handles signals
-        before.clear()
-    try:
-        yield caught
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)

@@ -10,6 +10,7 @@ from torch import nn
 import otcluster as otc
 from otcluster.dnc import Classifier, DNCHead, LinearHead
 from tests.dnc.modes import draws_with_all_modes_found
+from tests.reducers import outcomes, run_ranks
 
 
 @pytest.mark.parametrize("s", [0.5, 1.5])
@@ -93,6 +94,41 @@ def test_any_solver_serves(solver):
     head = DNCHead(4, 3, solver=solver, memory=30)
     head.observe(torch.randn(30, 4, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3)
     torch.testing.assert_close(head.subcentroids.norm(dim=-1), torch.ones(3, 4))
+
+
+@pytest.mark.parametrize("memory", [0, 50])
+def test_heads_on_uneven_ranks_are_that_of_one_process_and_the_same_to_the_bit(memory):
+    rng = np.random.default_rng(0)
+    batches = [(rng.normal(size=(24, 8)), rng.integers(0, 3, 24), np.sort(rng.integers(0, 25, 2))) for _ in range(100)]
+
+    def learn(reducer, rank=None):
+        head = DNCHead(8, 3, n_subcentroids=2, momentum=0.9, memory=memory).double()
+        for x, y, cuts in batches:
+            own = slice(None) if rank is None else slice(*[0, *cuts, 24][rank : rank + 2])
+            head.observe(torch.from_numpy(x[own]), torch.from_numpy(y[own]), reducer=reducer)
+        return head.state_dict()
+
+    whole = learn(None)
+    ranks = run_ranks(3, lambda rank, reducer: learn(reducer, rank))
+    assert any(cuts[0] == 0 or cuts[0] == cuts[1] or cuts[1] == 24 for *_, cuts in batches)  # a rank without samples
+    for name, value in whole.items():
+        assert all(torch.equal(rank[name], ranks[0][name]) for rank in ranks)
+        torch.testing.assert_close(ranks[0][name], value, rtol=0, atol=1e-12)  # sums in another order, a hundred times
+
+
+def test_what_does_not_fit_on_one_rank_leaves_all_heads_as_they_were():
+    def observe(rank, reducer):
+        head = DNCHead(2, 2, n_subcentroids=1)
+        before = head.state_dict()
+        try:
+            head.observe(torch.ones(2, 2), torch.tensor([0, 2 * rank]), reducer=reducer)
+        finally:
+            assert all(torch.equal(value, before[name]) for name, value in head.state_dict().items())
+
+    found, _ = outcomes(2, observe)
+    assert [type(error) for error in found] == [ValueError, ValueError]
+    assert "what another rank gave its head does not fit" in str(found[0])
+    assert "labels must lie in [0, 2)" in str(found[1])
 
 
 def test_half_precision_features_are_compared_in_float32():

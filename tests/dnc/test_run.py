@@ -14,8 +14,8 @@ from otcluster.dnc import evaluate, load_run, predict, train, training
 from otcluster.dnc.data import load_data
 from otcluster.dnc.errors import DataError, RecipeError, RunError
 from otcluster.dnc.figures import draw_curves, draw_subcentroids
+from otcluster.dnc.interruption import Interrupted
 from otcluster.dnc.run import RunFiles
-from otcluster.dnc.training import Interrupted
 from otcluster.dnc.typical import TypicalImages
 from tests.dnc.conftest import listing, small, write_images
 
@@ -169,7 +169,7 @@ def test_what_a_launcher_says_of_processes_is_read_with_care(copy, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "")
     train(small(images), out)
     monkeypatch.setenv("WORLD_SIZE", "two")
-    with pytest.raises(RunError, match="WORLD_SIZE is two"):
+    with pytest.raises(RunError, match="WORLD_SIZE must be a number of processes, and is 'two'"):
         train(small(images), out)
 
 

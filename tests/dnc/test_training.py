@@ -252,13 +252,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(image_folder, tmp_path):
         train(small(image_folder, "optim.name=sgd", "optim.lr=1e30"), tmp_path / "run")
 
 
-def test_more_than_one_process_is_refused(image_folder, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RunError, match="more than one process"):
-        train(small(image_folder), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
 def test_global_random_state_and_signal_handlers_are_given_back(image_folder, tmp_path):
     before, handler = torch.get_rng_state(), signal.getsignal(signal.SIGINT)
     train(small(image_folder, "train.epochs=1"), tmp_path / "run")

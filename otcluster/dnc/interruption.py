@@ -1,0 +1,39 @@
+"""Signals that stop a training run, after the step in hand."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class Interrupted(Exception):
+    """Training was stopped by a signal, after the step in hand; the run can be resumed."""
+
+    def __init__(self, signum: int, step: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name} after step {step}; the same command goes on from there")
+        self.exit_code = 128 + signum
+
+
+@contextmanager
+def caught_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of them; a second one does what it always does."""
+    caught: list[int] = []
+    before: dict[int, Any] = {}
+
+    def catch(signum: int, frame: object) -> None:
+        caught.append(signum)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    try:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            before[signum] = signal.signal(signum, catch)
+    except ValueError:  # not the main thread: whoever owns it handles signals
+        before.clear()
+    try:
+        yield caught
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
