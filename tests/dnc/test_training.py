@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
-from otcluster.dnc import load_recipe, load_run, predict, train
+from otcluster.dnc import DNCHead, load_recipe, load_run, predict, train
 from otcluster.dnc.errors import CheckpointError, DataError, RunError
 from otcluster.dnc.evaluation import evaluate
 from otcluster.dnc.typical import TypicalImages
@@ -172,6 +172,13 @@ def test_the_solver_is_a_key_of_the_recipe(image_folder, tmp_path, solver):
 )
 def test_optimizers_schedules_and_precisions(image_folder, tmp_path, changes):
     assert train(small(image_folder, *changes, "train.epochs=1"), tmp_path / "run")["steps"] == 4
+
+
+def test_mixed_precision_is_that_of_the_backbone(image_folder, tmp_path, monkeypatch):
+    dtypes = []
+    monkeypatch.setattr(DNCHead, "observe", lambda head, features, labels, *, reducer: dtypes.append(features.dtype))
+    train(small(image_folder, "train.precision=bf16-mixed", "train.accelerator=cpu", "train.epochs=1"), tmp_path / "run")
+    assert set(dtypes) == {torch.bfloat16}
 
 
 def test_a_directory_of_another_run_is_left_as_it_is(image_folder, tmp_path):
