@@ -19,7 +19,7 @@ from otcluster.dnc.evaluation import evaluate
 from otcluster.dnc.interruption import Interrupted
 from otcluster.dnc.prediction import predict
 from otcluster.dnc.progress import Terminal
-from otcluster.dnc.ranks import need_one_process
+from otcluster.dnc.ranks import disconnect, need_one_process
 from otcluster.dnc.recipe import at_folder, load_recipe, recipe_names
 from otcluster.dnc.run import load_run
 from otcluster.dnc.training import train
@@ -75,6 +75,7 @@ def train_command(
         root = out or Path("runs") / chosen.name
         with Terminal(Console()) as terminal:
             metrics = train(chosen, root, progress=terminal)
+        disconnect()
         if os.environ.get("RANK", "0") == "0":
             _say(f"test accuracy {metrics['test']['accuracy']:.4f} after {metrics['seconds']:.0f} s, in {root}")
 

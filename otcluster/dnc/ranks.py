@@ -67,13 +67,15 @@ def need_one_process(what: str) -> None:
 
 @contextmanager
 def connected(config: TrainConfig) -> Iterator[Ranks]:
-    """The ranks of this launch, connected for as long as the context lasts.
+    """The ranks of this launch.
+
+    They stay connected afterwards, for what a script does next: a rank that comes back sooner than another would else meet the
+    connection that is about to close.
 
     Raises:
         RecipeError: This machine has not what the recipe asks for.
         RunError: The launcher does not say who there is, or a rank does not answer.
     """
-    ours = not (dist.is_available() and dist.is_initialized())
     n = announced()
     fabric = _fabric(config, n)
     try:
@@ -86,9 +88,12 @@ def connected(config: TrainConfig) -> Iterator[Ranks]:
             f"another rank has ended, or has not answered for train.timeout={config.timeout:g} seconds ({error}); what was "
             "saved is whole, and the same command goes on from there"
         ) from error
-    finally:
-        if ours and n > 1 and dist.is_initialized():
-            dist.destroy_process_group()
+
+
+def disconnect() -> None:
+    """Close the connection, at the end of all."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _fabric(config: TrainConfig, n: int) -> Fabric:

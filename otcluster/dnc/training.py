@@ -111,8 +111,10 @@ def _train(recipe: Recipe, files: RunFiles, progress: Progress, ranks: Ranks) ->
         progress.note(f"{files.root} is finished: nothing to train")
         return metrics
     with torch.random.fork_rng():
-        model = ranks.together(lambda: _model(recipe, files, data, state))
-        training = _Training(recipe, files, data, progress, ranks, model, state)
+        model = ranks.together(lambda: build_classifier(recipe, len(data.classes)))
+        training = _Training(recipe, files, data, progress, ranks, model)
+        if state is not None:
+            ranks.together(lambda: training.restore(*state))
         ranks.from_first(lambda: files.claim(recipe))  # only now: what cannot start leaves the directory to another recipe
         return training.run()
 
@@ -139,18 +141,10 @@ def _found(recipe: Recipe, files: RunFiles, data: ImageData) -> tuple[dict[str, 
     return (files.read_metrics(), None) if files.metrics.is_file() else (None, state)
 
 
-def _model(recipe: Recipe, files: RunFiles, data: ImageData, state: _State | None) -> Classifier:
-    model = build_classifier(recipe, len(data.classes))
-    if state is not None:
-        restore(model, state[0], files.checkpoints)
-    return model
-
-
 class _Training:
     def __init__(
-        self, recipe: Recipe, files: RunFiles, data: ImageData, progress: Progress, ranks: Ranks, model: Classifier,
-        state: _State | None,
-    ) -> None:  # fmt: skip
+        self, recipe: Recipe, files: RunFiles, data: ImageData, progress: Progress, ranks: Ranks, model: Classifier
+    ) -> None:
         self.recipe, self.files, self.data, self.progress, self.ranks = recipe, files, data, progress, ranks
         self.fabric, self.model = ranks.fabric, model
         self.optimizer = _optimizer(recipe.optim, self.model)
@@ -158,12 +152,15 @@ class _Training:
         self.batches_per_epoch = len(self._batches(0))
         self.caught: list[int] = []
         self.unreadable: set[int] = set()
-        if state is not None:
-            self.optimizer.load_state_dict(state[1]["optimizer"])
-            self.loop = _Loop(**state[1]["loop"])
         self.module, self.setup_optimizer = self.fabric.setup(self.model, self.optimizer)
         self.module.mark_forward_method("features")
         self.started = time.perf_counter()
+
+    def restore(self, weights: dict[str, torch.Tensor], saved: dict[str, Any]) -> None:
+        """Go back to a checkpoint; only now that the model has the dtype that was saved."""
+        restore(self.model, weights, self.files.checkpoints)
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.loop = _Loop(**saved["loop"])
 
     def run(self) -> dict[str, Any]:
         if self.loop.step:
