@@ -28,13 +28,14 @@ from tests.dnc.conftest import small, write_images
 gloo = pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="needs gloo")
 pytestmark = pytest.mark.filterwarnings("ignore:You passed")
 
-# Two epochs of 25 steps; layer norms, no statistics of batches.
+# Two epochs of 25 steps; layer norms, no statistics of batches. Batches of which no class has one image alone: the plan of one
+# sample is the same for all sub-centroids, and rounding decides.
 CHANGES = [
     "backbone.name=test_vit", "data.image_size=16", "data.batch_size=57", "memory.capacity=200", "optim.lr=0.01",
     "optim.name=sgd", "train.epochs=2", "train.precision=64-true", "train.accelerator=cpu", "train.checkpoint_steps=10",
 ]  # fmt: skip
 SHARES = "train.shares=[3,1]"
-STOPPED, KILLED, TIMEOUT = 7, 30, 45
+STOPPED, KILLED, TIMEOUT = 7, 23, 45
 
 
 def work(folder):
@@ -142,7 +143,7 @@ def test_a_broken_image_of_one_rank_is_refused_or_skipped_on_all(ranks):
 @gloo
 def test_it_is_gone_on_with_in_one_process_and_ends_as_if_nothing_had_been(ranks, whole, tmp_path):
     shutil.copytree(ranks / "run", tmp_path / "run")
-    assert (tmp_path / "run" / "checkpoints" / "latest").read_text().strip() == "step-25"
+    assert (tmp_path / "run" / "checkpoints" / "latest").read_text().strip() == "step-20"
     train(load_recipe("digits", CHANGES), tmp_path / "run")
     assert_ends_as(tmp_path / "run", whole)
 
@@ -156,7 +157,7 @@ def test_under_torchrun_with_shards_of_3_to_1_the_run_ends_with_the_centroids_of
         capture_output=True, text=True, check=False, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("going on from step 25, epoch 1") == done.stdout.count("test accuracy") == 1
+    assert done.stdout.count("going on from step 20, epoch 1") == done.stdout.count("test accuracy") == 1
     assert_ends_as(tmp_path / "run", whole)
 
 
