@@ -279,7 +279,8 @@ class _Images(Dataset[Any]):
         except DataError as error:  # returned, since a process that reads images would raise it with its own traceback
             return error
         with torch.random.fork_rng(devices=[]):  # whoever draws, and in which process, draws the same
-            torch.manual_seed(seed_of(self.seed, epoch, index))
+            # Not torch.manual_seed: that also notes down for GPUs not yet used, with the stack, which seed they are to get.
+            torch.default_generator.manual_seed(seed_of(self.seed, epoch, index))
             return self.convert(image), int(self.split.labels[index]), index
 
 
