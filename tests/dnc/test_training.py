@@ -229,7 +229,7 @@ def test_a_checkpoint_of_another_shape_is_named(image_folder, tmp_path):
     train(small(image_folder, "train.epochs=1"), out)
     text = (out / "recipe.yaml").read_text()
     (out / "recipe.yaml").write_text(text.replace("n_subcentroids: 4", "n_subcentroids: 3"))
-    with pytest.raises(CheckpointError, match=r"head\.store\.centroids has shape \(3, 4, .*there, \(3, 3, "):
+    with pytest.raises(CheckpointError, match=r"head\.store\.age has shape \(3, 4\) there, \(3, 3\) here"):
         load_run(out)
 
 
