@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 import otcluster as otc
 from tests.reducers import run_ranks

@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from otcluster.dnc import DNCHead, load_recipe, load_run, predict, train
+from otcluster.dnc.data import Conversion
 from otcluster.dnc.errors import CheckpointError, DataError, RunError
 from otcluster.dnc.evaluation import evaluate
 from otcluster.dnc.typical import TypicalImages
@@ -112,9 +113,21 @@ def test_subcentroids_are_unit_vectors_apart_from_each_other(digits_run):
     gram = head.subcentroids @ head.subcentroids.transpose(1, 2)
     off = gram[:, ~torch.eye(4, dtype=torch.bool)]
     assert off.max() < 0.999
-    typical = TypicalImages.load(load_run(digits_run).files)
-    assert int(typical.sizes.sum()) == len(load_run(digits_run).load_data().train)
-    assert (typical.sizes > 0).all()
+
+
+def test_every_subcentroid_is_the_nearest_one_of_training_views(digits_run):
+    run = load_run(digits_run)
+    train, typical = run.load_data().train, TypicalImages.load(run.files)
+    assert int(typical.sizes.sum()) == len(train)
+    # The crops of training are what sub-centroids were made from: one may stand for moved digits, and so for no clean image.
+    views = Conversion(run.recipe.data, augment=True)
+    torch.manual_seed(0)
+    images = torch.stack([views(train.read(at)) for at in range(len(train))])
+    with torch.no_grad():
+        features = torch.cat([run.model.eval().features(some) for some in images.split(256)])
+    labels = torch.as_tensor(train.labels)
+    nearest = run.model.head.similarities(features)[torch.arange(len(labels)), labels].argmax(dim=1)
+    assert torch.bincount(labels * 4 + nearest, minlength=40).min() >= 5
 
 
 def test_a_users_picture_is_predicted_with_its_nearest_training_images(digits_run, tmp_path):
