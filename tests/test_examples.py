@@ -20,7 +20,7 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 @pytest.mark.parametrize("launcher", [(), TORCHRUN], ids=["alone", "two ranks"])
 def test_swav_learns_without_labels(launcher):
     if launcher and not (dist.is_available() and dist.is_gloo_available()):
-        pytest.skip("needs gloo")
+        pytest.skip("needs gloo, which this torch was built without")
     done = subprocess.run(
         [sys.executable, *launcher, "examples/swav_digits.py", "--epochs", "2"],
         capture_output=True, text=True, check=False, timeout=300, cwd=ROOT,

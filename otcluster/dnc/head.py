@@ -125,7 +125,7 @@ class DNCHead(nn.Module):
             TypeError, ValueError: The arguments do not fit the head, or a label is out of range, on any rank; the head is then
                 unchanged.
         """
-        self._check(features, labels, reducer)
+        self.store.check(features, labels, reducer=reducer, owner="head")
         with torch.autocast(features.device.type, enabled=False):
             unit = nn.functional.normalize(features.detach().to(self.subcentroids.dtype), dim=-1)
             if reducer is not None:
@@ -149,16 +149,3 @@ class DNCHead(nn.Module):
                 sharded=reducer is not None,
             )
             self.store.update(unit, labels, solve(problem, self.solver, reducer=reducer), reducer=reducer)
-
-    def _check(self, features: Tensor, labels: Tensor, reducer: TorchReducer | None) -> None:
-        """Raise on all ranks unless the arguments fit on all."""
-        fault = None
-        try:
-            self.store.check(features, labels)
-        except (TypeError, ValueError) as error:
-            fault = error
-        n_faults = 0.0 if reducer is None else float(reducer.sum(self.subcentroids.new_tensor([fault is not None]))[0])
-        if fault is not None:
-            raise fault
-        if n_faults:
-            raise ValueError("what another rank gave its head does not fit: see the error there")

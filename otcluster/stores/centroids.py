@@ -263,9 +263,9 @@ class CentroidStore(nn.Module):
         """
         return usage_statistics(self.usage, self.is_open, below)
 
-    def check(self, features: Tensor, labels: Tensor | None) -> Tensor:
-        """Raise unless the arguments fit; the labels, zeros without classes."""
-        return checked(self._layout, (features, labels, None), None).owner
+    def check(self, features: Tensor, labels: Tensor | None, *, reducer: Reducer | None = None, owner: str = "store") -> None:
+        """Raise unless the arguments fit, with ``reducer`` on all ranks; ``owner`` is what they were given to."""
+        checked(self._layout, (features, labels, None), reducer, owner)
 
     @property
     def _layout(self) -> Layout:

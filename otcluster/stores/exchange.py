@@ -70,7 +70,7 @@ def look(layout: Layout, parts: Parts, assignment: Any, momentum: float | Tensor
         raise ValueError(f"momentum must lie in [0, 1], and its schedule gave {share_now}")
 
 
-def checked(layout: Layout, given: tuple[Any, Any, Any], reducer: Reducer | None) -> Batch:
+def checked(layout: Layout, given: tuple[Any, Any, Any], reducer: Reducer | None, owner: str = "store") -> Batch:
     """The batch of features, labels and mask, its values looked at; an error of one rank is raised on all.
 
     Raises:
@@ -85,7 +85,7 @@ def checked(layout: Layout, given: tuple[Any, Any, Any], reducer: Reducer | None
             reducer.sum(layout.rows.new_ones(1))
         raise
     if reducer is not None and bool(reducer.sum(layout.rows.new_zeros(1))):
-        _raise_elsewhere()
+        _raise_elsewhere(owner)
     return batch
 
 
@@ -100,5 +100,5 @@ def _nothing(layout: Layout) -> Batch:
     return Batch(layout.rows.new_zeros(0, layout.rows.shape[1]), none, None, None, none.sum())
 
 
-def _raise_elsewhere() -> None:
-    raise ValueError("what another rank gave its store does not fit: see the error there")
+def _raise_elsewhere(owner: str = "store") -> None:
+    raise ValueError(f"what another rank gave its {owner} does not fit: see the error there")
