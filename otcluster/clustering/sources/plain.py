@@ -56,12 +56,12 @@ class _PlainFile(Source):
         n, d = self.shape
         with self._open() as file:
             if not self._by_column:
-                for places, start, stop, local in runs(indices, d * self._stored.itemsize):
+                for places, start, stop, local in runs(indices, d * self.dtype.itemsize):
                     part = np.empty((stop - start, d), self.dtype)
                     self._load(file, start * d, part.reshape(-1))
                     out[places] = part[local]
                 return
-            reads = list(runs(indices, self._stored.itemsize))
+            reads = list(runs(indices, self.dtype.itemsize))
             for column in range(d):
                 for places, start, stop, local in reads:
                     part = np.empty(stop - start, self.dtype)
