@@ -53,7 +53,7 @@ class RowLots:
         return _mixed(hashes)
 
     def draw(self, chance: Array, n_draws: int, *keys: int) -> Array:
-        """Rows drawn with probabilities proportional to ``chance``: (n_draws, dim), prepared, in the wide dtype."""
+        """Rows drawn with probabilities proportional to ``chance``: (n_draws, dim), as they were given, in the wide dtype."""
         samples, ops = self._samples, self._samples.ops
         mine = ops.to_numpy(chance).astype(np.float64, copy=False)
         local = np.bincount(self._bucket, weights=mine, minlength=_BUCKETS)
@@ -73,15 +73,15 @@ class RowLots:
             top = ops.to_numpy(samples.maximum(ops.asarray(best, dtype=ops.wide)))
         won = np.flatnonzero((best == top) & (who >= 0))
         packed = np.zeros((n_draws, samples.dim + 1))
-        packed[won, :-1] = ops.to_numpy(self._prepared(who[won]))
+        packed[won, :-1] = ops.to_numpy(self._given(who[won]))
         packed[won, -1] = 1
         whole = ops.to_numpy(samples.summed(ops.asarray(packed, dtype=ops.wide)))
         return ops.asarray(whole[:, :-1] / np.maximum(whole[:, -1:], 1), dtype=ops.wide)
 
     def rows(self, indices: Any) -> Array:
-        """The rows at these places of this rank and those the other ranks ask for, in one order: (m, dim), prepared, wide."""
+        """The rows at these places of this rank and those the other ranks ask for, in one order: (m, dim), as they were given."""
         samples, ops = self._samples, self._samples.ops
-        whole = self._prepared(indices)
+        whole = self._given(indices)
         if samples.reducer is not None:
             gather = getattr(samples.reducer, "gather", None)
             if gather is None:
@@ -91,7 +91,7 @@ class RowLots:
             whole = samples.from_face(gather(samples.to_face(whole)))
         return ops.xp.take(whole, ops.asarray(np.argsort(self._hashed(whole), kind="stable")), axis=0)
 
-    def _prepared(self, indices: Any) -> Array:
+    def _given(self, indices: Any) -> Array:
         samples, ops = self._samples, self._samples.ops
-        rows = [ops.cast(samples.row(int(at)), ops.wide) for at in indices]
-        return ops.xp.stack(rows) if rows else ops.full((0, samples.dim), 0.0, ops.wide)
+        found = [samples.block(slice(int(at), int(at) + 1))[0, :] for at in indices]
+        return ops.xp.stack(found) if found else ops.full((0, samples.dim), 0.0, samples.dtype)

@@ -51,7 +51,7 @@ class Samples:
                 raise ValueError(f"x must have shape (n_samples, dim), got {tuple(x.shape)}")
             self.face.float_dtype(x, "x")
             self._x = _on_host(self.face, x)
-        self.ops = select(self._x, "x")
+        self.ops = self.face if self._source is None and self._x is x else select(self._x, "x")
         self.dtype = self.ops.float_dtype(self._x, "x")
         self.is_streamed = self._source is not None
         self.is_numpy = isinstance(self._x, np.ndarray)
@@ -183,7 +183,7 @@ class Samples:
 
     def from_face(self, array: Array) -> Array:
         """The other way."""
-        return self.face.to_numpy(array) if self.face is not self.ops else array
+        return _on_host(self.face, array) if self.face is not self.ops else array
 
     def summed(self, array: Array) -> Array:
         """The sum over the ranks."""

@@ -13,6 +13,8 @@ from otcluster.clustering.lots import RowLots, uniform
 from otcluster.clustering.passes import PlainPass
 from otcluster.clustering.samples import Samples
 
+_AT_ONCE = 256  # points that all rows are compared with at once
+
 
 @runtime_checkable
 class Start(Protocol):
@@ -58,13 +60,13 @@ class KMeansPlusPlus:
         ops, xp = samples.ops, samples.ops.xp
         lots = RowLots(samples)
         tries = self.n_candidates or 2 + int(math.log(n_clusters))
-        drawn = [lots.draw(_weights(samples), 1, seed, 0)[0, :]]
+        drawn = [samples.laid(lots.draw(_weights(samples), 1, seed, 0))[0, :]]
         far = _nearest_squares(samples, drawn[0][None, :], None)[:, 0]
         for turn in range(1, n_clusters):
             chance = far if samples.weights is None else far * samples.weights
             if samples.summed(xp.sum(ops.cast(chance, ops.wide))[None])[0] <= 0:
                 chance = _weights(samples)  # all are copies of those drawn
-            candidates = lots.draw(chance, tries, seed, turn)
+            candidates = samples.laid(lots.draw(chance, tries, seed, turn))
             left = _nearest_squares(samples, candidates, far)
             wide = ops.cast(left, ops.wide)
             spread = xp.sum(wide if samples.weights is None else wide * ops.cast(samples.weights, ops.wide)[:, None], axis=0)
@@ -114,24 +116,26 @@ class KMeansParallel:
     def draw(self, samples: Samples, n_clusters: int, seed: int) -> Array:
         ops, xp = samples.ops, samples.ops.xp
         lots = RowLots(samples)
-        chosen = lots.draw(_weights(samples), 1, seed, 0)
-        far = _nearest_squares(samples, chosen, None)[:, 0]
+        first = lots.draw(_weights(samples), 1, seed, 0)
+        far = _nearest_squares(samples, samples.laid(first), None)[:, 0]
+        chosen = []
         for turn in range(1, self.rounds + 1):
             chance = ops.cast(far if samples.weights is None else far * samples.weights, ops.wide)
             total = float(samples.summed(xp.sum(chance)[None])[0])
             if total <= 0:
                 break
             wanted = ops.to_numpy(chance) * (self.oversampling * n_clusters / total)
-            new = lots.rows(np.flatnonzero(uniform(lots.hashes, seed, turn, 1) < wanted))
-            chosen = xp.concat([chosen, new])
-            for at in range(0, int(new.shape[0]), 256):
-                far = xp.min(_nearest_squares(samples, new[at : at + 256, :], far), axis=-1)
-        counted = PlainPass(samples).run(chosen)
-        weights = samples.summed(counted.counts)
-        kept = np.flatnonzero(ops.to_numpy(weights) > 0)
-        few = Samples(xp.take(chosen, ops.asarray(kept), axis=0), xp.take(weights, ops.asarray(kept)), "sqeuclidean", None)
-        centroids = KMeansPlusPlus().draw(few, n_clusters, seed)
-        return centroids + ops.cast(few.centre, ops.wide)
+            chosen.append(lots.rows(np.flatnonzero(uniform(lots.hashes, seed, turn, 1) < wanted)))
+            new = samples.laid(chosen[-1])
+            for at in range(0, int(new.shape[0]), _AT_ONCE):
+                far = xp.min(_nearest_squares(samples, new[at : at + _AT_ONCE, :], far), axis=-1)
+        # As they were given, so that what is drawn among them does not depend on the rounding of the centre.
+        few = xp.concat([ops.cast(first, samples.dtype), *chosen])
+        weights = samples.summed(PlainPass(samples).run(samples.laid(few)).counts)
+        kept = ops.asarray(np.flatnonzero(ops.to_numpy(weights) > 0))
+        candidates = Samples(xp.take(few, kept, axis=0), xp.take(weights, kept), samples.metric, None)
+        drawn = KMeansPlusPlus().draw(candidates, n_clusters, seed)
+        return samples.laid(candidates.given_back(drawn))
 
 
 def _weights(samples: Samples) -> Array:

@@ -155,7 +155,8 @@ def test_restarts_keep_the_best_and_a_result_goes_on():
     on = otc.kmeans(x, 15, init=short, tol=0)
     assert on.inertia < short.inertia
     again = otc.kmeans(x, 15, init=on, tol=0)
-    assert (again.n_iter, again.inertia) == (1, pytest.approx(on.inertia))
+    assert again.n_iter <= 2
+    assert again.inertia == pytest.approx(on.inertia)
 
 
 @given(st.data())
