@@ -10,6 +10,7 @@ can overflow, ``near`` is left out and one ``base`` serves as ``top``.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import logging
@@ -72,6 +73,22 @@ def over_rows(n_rows: int, n_columns: int, n_threads: int, work: Callable[[int, 
     work(0, edges[0], edges[1])
     for each in rest:
         each.result()
+
+
+def one_thread_each() -> contextlib.AbstractContextManager[Any]:
+    """A context in which matrix products start no threads, since there is a thread for each of them already."""
+    found = _thread_pools()
+    return contextlib.nullcontext() if found is None else found.limit(limits=1, user_api="blas")
+
+
+@functools.cache
+def _thread_pools() -> Any:
+    if importlib.util.find_spec("threadpoolctl") is None:
+        logger.debug("matrix products in loops start threads of their own: threadpoolctl is not installed")
+        return None
+    import threadpoolctl
+
+    return threadpoolctl.ThreadpoolController()
 
 
 @functools.cache

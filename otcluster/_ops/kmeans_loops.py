@@ -110,72 +110,117 @@ def move(row: Any, weight: Any, old: int, new: int, sums: Any, counts: Any) -> N
 sample = (table, line, line, line, types.int64, types.int64)
 
 
-@numba.njit(types.void(table, line, line, types.int64, types.int64, types.Array(array, 2, "C")), **options)
-def prepare(x: Any, centre: Any, scale: Any, start: int, stop: int, result: Any) -> None:
-    """Write the rows ``start`` to ``stop`` to ``result``."""
-    for i in range(start, stop):
-        lay(x, centre, scale, i, result[i])
-
-
 @numba.njit(
-    types.float64(table, line, *sample, table, fixed, whole, numbers, wide, counts_of),
+    types.void(
+        table, line, types.Array(types.float64, 1, "C", readonly=True), types.boolean, types.int64, types.int64,
+        numbers, counts_of, counts_of, counts_of,
+    ),
     **options,
-)
-def nearest(
-    tile: Any, half: Any, x: Any, centre: Any, scale: Any, weights: Any, start: int, stop: int,
-    centroids: Any, places: Any, labels: Any, distances: Any, sums: Any, counts: Any,
-) -> float:  # fmt: skip
-    """The nearest centroid of the rows, from a tile of products with all; ``places`` are those of the columns.
+)  # fmt: skip
+def survey(
+    x: Any, weights: Any, around: Any, by_length: bool, start: int, stop: int, scale: Any, first: Any, second: Any, facts: Any
+) -> None:
+    """Add weighted sums of the rows less ``around``, and of their squares, to ``first`` and ``second``.
 
-    Writes the place and the squared distance of each row, and moves those that change in the sums. Returns how many did.
+    ``facts`` gets the weight, the largest magnitude, and NaN if an entry is not finite. With ``by_length`` the scale of
+    each row is written, one over its length, and rows are scaled by it.
     """
-    k = tile.shape[1]
-    room, row = np.empty(k, real), np.empty(x.shape[1], real)
-    changed = 0.0
+    total, greatest, odd = 0.0, zero, zero
     for i in range(start, stop):
-        top = subtract(tile, half, i, room)
-        new, old = places[place_of(room, top, k)], labels[i]
-        lay(x, centre, scale, i, row)
-        distances[i] = square_between(row, centroids, new)
-        if new != old:
-            changed += 1
-            labels[i] = new
-            move(row, weights[i] if len(weights) else one, old, new, sums, counts)
+        top = zero
+        for axis in range(x.shape[1]):
+            value = x[i, axis]
+            odd += value - value
+            top = max(top, abs(value))
+        greatest = max(greatest, top)
+        weight, factor = (float(weights[i]) if len(weights) else 1.0), 1.0
+        total += weight
+        if by_length:
+            square = 0.0
+            for axis in range(x.shape[1]):
+                part = float(x[i, axis]) / top if top > zero else 0.0
+                square += part * part
+            factor = 1.0 / (math.sqrt(square) * top) if top > zero else 0.0
+            scale[i] = factor
+        for axis in range(x.shape[1]):
+            value = (float(x[i, axis]) - around[axis]) * factor
+            first[axis] += weight * value
+            second[axis] += weight * value * value
+    facts[0] += total
+    facts[1] = max(facts[1], greatest)
+    facts[2] += odd
+
+
+@numba.njit(inline="always")
+def lay_tile(x: Any, centre: Any, scale: Any, first: int, last: int, rows: Any) -> None:
+    for i in range(first, last):
+        lay(x, centre, scale, i, rows[i - first])
+
+
+@numba.njit(types.float64(*sample, table, line, table, fixed, types.int64, whole, numbers, wide, counts_of), **options)
+def nearest(
+    x: Any, centre: Any, scale: Any, weights: Any, start: int, stop: int, columns: Any, half: Any,
+    centroids: Any, places: Any, at_once: int, labels: Any, distances: Any, sums: Any, counts: Any,
+) -> float:  # fmt: skip
+    """The nearest centroid of the rows, by products with all.
+
+    ``columns`` are the centroids, (dim, k), and ``places`` theirs. Writes the place and the squared distance of each row, and
+    moves those that change in the sums. Returns how many did.
+    """
+    k, dim = len(half), x.shape[1]
+    rows, tile, room = np.empty((at_once, dim), real), np.empty((at_once, k), real), np.empty(k, real)
+    changed = 0.0
+    for first in range(start, stop, at_once):
+        last = min(first + at_once, stop)
+        lay_tile(x, centre, scale, first, last, rows)
+        np.dot(rows[: last - first], columns, tile[: last - first])
+        for i in range(first, last):
+            top = subtract(tile, half, i - first, room)
+            new, old = places[place_of(room, top, k)], labels[i]
+            distances[i] = square_between(rows[i - first], centroids, new)
+            if new != old:
+                changed += 1
+                labels[i] = new
+                move(rows[i - first], weights[i] if len(weights) else one, old, new, sums, counts)
     return changed
 
 
 @numba.njit(
     types.float64(
-        table, line, types.Array(types.int64, 1, "C", readonly=True), array, *sample,
-        table, fixed, whole, numbers, types.Array(array, 2, "C"), wide, counts_of,
+        *sample, table, line, table, fixed, types.int64, types.Array(types.int64, 1, "C", readonly=True), array,
+        whole, numbers, types.Array(array, 2, "C"), wide, counts_of,
     ),
     **options,
 )  # fmt: skip
 def first_bounds(
-    tile: Any, half: Any, edges: Any, slack: Any, x: Any, centre: Any, scale: Any, weights: Any, start: int, stop: int,
-    centroids: Any, places: Any, labels: Any, upper: Any, lower: Any, sums: Any, counts: Any,
+    x: Any, centre: Any, scale: Any, weights: Any, start: int, stop: int, columns: Any, half: Any,
+    centroids: Any, places: Any, at_once: int, edges: Any, slack: Any,
+    labels: Any, upper: Any, lower: Any, sums: Any, counts: Any,
 ) -> float:  # fmt: skip
     """As :func:`nearest`, with the distance to the nearest of each group that is not the row's own, from below.
 
     The columns lie in the order of their places; those of group g are ``edges[g]`` to ``edges[g + 1]``.
     """
-    k = tile.shape[1]
-    room, row = np.empty(k, real), np.empty(x.shape[1], real)
+    k, dim = len(half), x.shape[1]
+    rows, tile, room = np.empty((at_once, dim), real), np.empty((at_once, k), real), np.empty(k, real)
     changed = 0.0
-    for i in range(start, stop):
-        top = subtract(tile, half, i, room)
-        at = place_of(room, top, k)
-        new, old = places[at], labels[i]
-        lay(x, centre, scale, i, row)
-        square = square_of(row)
-        upper[i] = math.sqrt(square_between(row, centroids, new)) * (one + slack)
-        room[at] = -infinity
-        for group in range(lower.shape[1]):
-            lower[i, group] = distance_below(square, largest(room, edges[group], edges[group + 1]), slack)
-        if new != old:
-            changed += 1
-            labels[i] = new
-            move(row, weights[i] if len(weights) else one, old, new, sums, counts)
+    for first in range(start, stop, at_once):
+        last = min(first + at_once, stop)
+        lay_tile(x, centre, scale, first, last, rows)
+        np.dot(rows[: last - first], columns, tile[: last - first])
+        for i in range(first, last):
+            top = subtract(tile, half, i - first, room)
+            at = place_of(room, top, k)
+            new, old, row = places[at], labels[i], rows[i - first]
+            square = square_of(row)
+            upper[i] = math.sqrt(square_between(row, centroids, new)) * (one + slack)
+            room[at] = -infinity
+            for group in range(lower.shape[1]):
+                lower[i, group] = distance_below(square, largest(room, edges[group], edges[group + 1]), slack)
+            if new != old:
+                changed += 1
+                labels[i] = new
+                move(row, weights[i] if len(weights) else one, old, new, sums, counts)
     return changed
 
 

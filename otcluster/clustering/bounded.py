@@ -21,6 +21,7 @@ _SCOUTS, _SCOUT_RUN = 4096, 64  # rows that tell what bounds would rule out
 _BEGIN, _END = 0.2, 0.4  # shares of the pairs of row and group looked at: below, bounds begin; above, they end
 _LEAST_BOUNDS = 1 << 28  # bytes that bounds may always take
 _ROUNDING = 8
+_TILE = 1 << 18  # products at once: what a thread has room for beside it in its cache
 
 
 class CompiledPass:
@@ -51,6 +52,10 @@ class CompiledPass:
         return np.where(self._own < 0, -1, cluster[self._own])
 
     def run(self, centroids: Array) -> Step:
+        with compiled.one_thread_each():
+            return self._run(centroids)
+
+    def _run(self, centroids: Array) -> Step:
         points = np.ascontiguousarray(centroids, dtype=self._real)
         if self._bounds is not None:
             changed, looked = self._bounded(points)
@@ -108,37 +113,24 @@ class CompiledPass:
         if bounds:
             n, real = self.samples.n, self._real
             self._bounds = np.empty(n, real), np.empty((n, self._n_places // self._loops.GROUP), real)
-        spare = np.empty(0 if bounds else self.samples.n, self._real)
-        step = max(256, self.samples.ops.tile_elements * 2 // self.k)
-        tile = np.empty((min(step, self.samples.n), self.k), self._real)
-        lying = np.empty((len(tile), self.samples.dim), self._real)
+        upper, lower = self._bounds or (np.empty(self.samples.n, self._real), None)
+        at_once = max(64, min(_TILE // self.k, self.samples.n))
         sums, counts = self._room()
         changed = np.zeros(self._threads)
-        for whole, block in self.samples.blocks():
-            for start in range(whole.start, whole.stop, step):
-                rows = slice(start, min(start + step, whole.stop))
-                part = block[start - whole.start : rows.stop - whole.start]
-                given, products, prepared = self._given(part, rows), tile[: len(part)], lying[: len(part)]
+        for rows, block in self.samples.blocks():
+            given, own = self._given(block, rows), self._own[rows]
 
-                def lay(thread: int, *span: int, given: Any = given, prepared: Any = prepared) -> None:
-                    self._loops.prepare(*given[:3], *span, prepared)
+            def read(thread: int, *span: int, given: Any = given, own: Any = own, rows: slice = rows) -> None:
+                mine = sums[thread], counts[thread]
+                to_all = given + span + (columns, half, laid, places, at_once)
+                if lower is None:
+                    changed[thread] += self._loops.nearest(*to_all, own, upper[rows], *mine)
+                else:
+                    changed[thread] += self._loops.first_bounds(
+                        *to_all, edges, self._slack, own, upper[rows], lower[rows], *mine
+                    )
 
-                def read(thread: int, *span: int, given: Any = given, rows: slice = rows, products: Any = products) -> None:
-                    mine = sums[thread], counts[thread]
-                    if bounds:
-                        upper, lower = self._bounds  # type: ignore[misc]
-                        changed[thread] += self._loops.first_bounds(
-                            products, half, edges, self._slack, *given, *span,
-                            laid, places, self._own[rows], upper[rows], lower[rows], *mine,
-                        )  # fmt: skip
-                    else:
-                        changed[thread] += self._loops.nearest(
-                            products, half, *given, *span, laid, places, self._own[rows], spare[rows], *mine
-                        )
-
-                self._over(part, lay)
-                np.matmul(prepared, columns, out=products)
-                self._over(products, read)
+            self._over(block, read)
         self._fold(sums, counts)
         return float(changed.sum())
 

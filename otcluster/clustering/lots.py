@@ -79,7 +79,7 @@ class RowLots:
         return ops.asarray(whole[:, :-1] / np.maximum(whole[:, -1:], 1), dtype=ops.wide)
 
     def rows(self, indices: Any) -> Array:
-        """The rows at these places of this rank and those the other ranks ask for, in one order: (m, dim), as they were given."""
+        """The rows at these places of this rank and those of the other ranks, in one order: (m, dim), as they were given."""
         samples, ops = self._samples, self._samples.ops
         whole = self._given(indices)
         if samples.reducer is not None:

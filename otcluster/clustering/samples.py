@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any, Literal, TypeAlias, get_args
@@ -66,6 +67,7 @@ class Samples:
         if self.face.xp.isdtype(given.dtype, "bool") or tuple(given.shape) != (self.n,):
             raise ValueError(f"sample_weight must hold one number for each of the {self.n} rows, got {tuple(given.shape)}")
         values = self.ops.cast(self.from_face(given), self.dtype)
+        values = np.ascontiguousarray(values) if self.is_numpy else values
         if self.n and not bool(self.ops.xp.all(self.ops.xp.isfinite(values) & (values >= 0))):
             raise ValueError("sample_weight must be finite and not negative")
         return values
@@ -73,48 +75,69 @@ class Samples:
     def _survey(self) -> None:
         """One reading: whether all is finite, the centre, the variance and the scales."""
         ops, xp = self.ops, self.ops.xp
-        self.centre = ops.full((self.dim,), 0.0, self.dtype)
-        self.scale: Array | None = None
-        first, second, scales = ops.full((self.dim,), 0.0, ops.wide), ops.full((self.dim,), 0.0, ops.wide), []
-        total = ops.full((), 0.0, ops.wide)
-        fault = 0.0
         # Squares are taken around a row, since those of far-away data leave no digit to their differences.
-        around = self._common_row()
+        around = ops.full((self.dim,), 0.0, ops.wide) if self.metric == "cosine" else self._common_row()
         with ops.quiet():
-            for rows, block in self.blocks():
-                values = ops.cast(block, ops.wide)
-                weight = ops.full((rows.stop - rows.start,), 1.0, ops.wide)
-                weight = weight if self.weights is None else ops.cast(self.weights[rows], ops.wide)
-                limit = float(xp.finfo(self.dtype).max) ** 0.5 / (4 * self.dim)
-                fault = max(fault, float(not bool(xp.all(xp.isfinite(block)))))
-                if self.metric == "cosine":
-                    inverse = _inverse_lengths(ops, values)
-                    scales.append(ops.cast(inverse, self.dtype))
-                    values = values * inverse[:, None]
-                else:
-                    fault = max(fault, 2.0 * float(bool(xp.any(xp.abs(values) > limit)) and fault == 0))
-                    values = values - around
-                first = first + xp.sum(values * weight[:, None], axis=0)
-                second = second + xp.sum(values * values * weight[:, None], axis=0)
-                total = total + xp.sum(weight)
-            packed = xp.concat([first, second, xp.stack([total, ops.full((), float(self.n), ops.wide)])])
-            packed, fault = self.summed(packed), self.greatest(fault)
-            if fault:
-                raise ValueError(
-                    "x must be finite, got NaN or infinity"
-                    if fault != 2
-                    else f"x is too large: squares of its entries overflow {self.dtype}, scale the data down"
-                )
+            loops = self.loops()
+            read = self._read_all if loops is None else functools.partial(self._read_compiled, loops)
+            first, second, total, largest, scale = read(around)
+            numbers = xp.stack([total, ops.full((), float(self.n), ops.wide)])
+            packed = self.summed(xp.concat([first, second, numbers]))
+            largest = self.greatest(largest)
+            limit = float(xp.finfo(self.dtype).max) ** 0.5 / (4 * self.dim)
+            if not math.isfinite(largest):
+                raise ValueError("x must be finite, got NaN or infinity")
+            if self.metric == "sqeuclidean" and largest > limit:
+                raise ValueError(f"x is too large: squares of its entries overflow {self.dtype}, scale the data down")
             self.total, rows_of_all = ops.facts([packed[-2], packed[-1]])
             self.n_everywhere = round(rows_of_all)
             whole = max(self.total, np.finfo(np.float64).tiny)
             mean = packed[: self.dim] / whole
             spread = xp.clip(packed[self.dim : 2 * self.dim] / whole - mean * mean, 0.0, None)
             self.variance = ops.facts([xp.mean(spread)])[0]
+            self.scale: Array | None = scale
+            self.centre = ops.cast(mean + around if scale is None else 0 * mean, self.dtype)
+
+    def _read_all(self, around: Array) -> tuple[Array, Array, Array, float, Array | None]:
+        """Sums around a row, sums of squares, the weight, the largest magnitude (infinite if one is not finite), scales."""
+        ops, xp = self.ops, self.ops.xp
+        first, second = ops.full((self.dim,), 0.0, ops.wide), ops.full((self.dim,), 0.0, ops.wide)
+        total, largest, scales = ops.full((), 0.0, ops.wide), 0.0, []
+        for rows, block in self.blocks(self._rows_at_once):
+            values = ops.cast(block, ops.wide)
+            magnitude = xp.abs(values)
+            finite = bool(xp.all(xp.isfinite(values)))
+            largest = max(largest, ops.facts([xp.max(magnitude)])[0] if finite else math.inf)
+            weight = ops.full((rows.stop - rows.start,), 1.0, ops.wide)
+            weight = weight if self.weights is None else ops.cast(self.weights[rows], ops.wide)
             if self.metric == "cosine":
-                self.scale = xp.concat(scales) if scales else ops.full((0,), 0.0, self.dtype)
-            else:
-                self.centre = ops.cast(mean + around, self.dtype)
+                inverse = _inverse_lengths(ops, values)
+                scales.append(ops.cast(inverse, self.dtype))
+                values = values * inverse[:, None]
+            values = values - around
+            first = first + xp.sum(values * weight[:, None], axis=0)
+            second = second + xp.sum(values * values * weight[:, None], axis=0)
+            total = total + xp.sum(weight)
+        nothing = ops.full((0,), 0.0, self.dtype)
+        return first, second, total, largest, (xp.concat([nothing, *scales]) if self.metric == "cosine" else None)
+
+    def _read_compiled(self, loops: Any, around: Any) -> tuple[Any, Any, Any, float, Any]:
+        """The same, in compiled loops."""
+        threads, by_length = self.ops.n_threads, self.metric == "cosine"
+        real = np.dtype(self.dtype)
+        scale = np.empty(self.n if by_length else 0, real)
+        first, second, facts = np.zeros((threads, self.dim)), np.zeros((threads, self.dim)), np.zeros((threads, 3))
+        weights = np.zeros(0, real) if self.weights is None else self.weights
+        for rows, block in self.blocks():
+            given = block, weights[rows] if len(weights) else weights, around, by_length
+            own = scale[rows] if by_length else scale
+
+            def read(thread: int, *span: int, given: Any = given, own: Any = own) -> None:
+                loops.survey(*given, *span, own, first[thread], second[thread], facts[thread])
+
+            compiled.over_rows(len(block), self.dim, threads, read)
+        largest = float(facts[:, 1].max()) if np.isfinite(facts[:, 2]).all() else math.inf
+        return first.sum(0), second.sum(0), facts[:, 0].sum(), largest, scale if by_length else None
 
     def _common_row(self) -> Array:
         """A row that all ranks know of: the largest of their first."""

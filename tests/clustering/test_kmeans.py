@@ -344,10 +344,10 @@ def test_bad_arguments_are_named(changes, error, match):
 def test_inputs_and_the_global_random_state_are_left_alone():
     x = blobs(50, 2, 3)
     x.setflags(write=False)
-    state = np.random.get_state()[1].copy()
+    state = np.random.get_state()[1].copy()  # noqa: NPY002
     first, second = otc.kmeans(x, 3), otc.kmeans(x, 3)
     np.testing.assert_array_equal(first.centroids, second.centroids)
-    np.testing.assert_array_equal(np.random.get_state()[1], state)
+    np.testing.assert_array_equal(np.random.get_state()[1], state)  # noqa: NPY002
 
 
 def test_rows_in_another_order_give_the_same_clusters():
