@@ -307,6 +307,23 @@ class PointScores:
 
         return tile
 
+    def whole(self) -> Array:
+        """All scores as one array, (..., n_samples, n_clusters), formed in tiles."""
+        xp = self.ops.xp
+        batches, rows = self.tile_shape(None)
+        tile, count = self.tiles(None), math.prod(self.batch_shape)
+        parts = [
+            xp.concat(
+                [
+                    tile(slice(first, min(first + batches, count)), slice(start, min(start + rows, self.n_samples)))
+                    for start in range(0, max(self.n_samples, 1), rows)
+                ],
+                axis=1,
+            )
+            for first in range(0, count, batches)
+        ]
+        return xp.reshape(xp.concat(parts), (*self.batch_shape, self.n_samples, self.n_clusters))
+
     def part(self, problem: int, rows: Array | None) -> PointScores:
         def own(vectors: Array) -> Array:
             if vectors.ndim == 2:
