@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import otcluster
@@ -40,10 +41,10 @@ class Measured:
         return statistics.median(self.seconds)
 
 
-def measure(candidates: dict[str, Callable[[], Any]], repeats: int) -> dict[str, Measured]:
+def measure(candidates: dict[str, Callable[[], Any]], repeats: int, slow: float = _SLOW) -> dict[str, Measured]:
     """Memory and answer of a warm call of each candidate, and its seconds in turns; of a slow one all from its first call."""
     measured = {name: once(call) for name, call in candidates.items()}
-    quick = {name: call for name, call in candidates.items() if measured[name].seconds[0] < _SLOW}
+    quick = {name: call for name, call in candidates.items() if measured[name].seconds[0] < slow}
     for name, call in quick.items():
         measured[name] = once(call)
     for name, seconds in side_by_side(quick, repeats).items():
@@ -145,6 +146,19 @@ def copy_speed(n_bytes: int = 1 << 28) -> float:
         target.copy_(source)
         seconds.append(time.perf_counter() - start)
     return n_bytes / min(seconds[1:])
+
+
+@functools.cache
+def product_speed(n: int = 2048) -> float:
+    """Operations a second of a product of large float32 matrices, the best of five."""
+    one, two = np.ones((n, n), np.float32), np.ones((n, n), np.float32)
+    result = np.empty_like(one)
+    seconds = []
+    for _ in range(6):
+        start = time.perf_counter()
+        np.matmul(one, two, out=result)
+        seconds.append(time.perf_counter() - start)
+    return 2 * n**3 / min(seconds[1:])
 
 
 def device() -> str:
