@@ -72,13 +72,13 @@ def compared(
     floor_bytes: float = 0.0,
     floor_flops: float = 0.0,
     repeats: int = 9,
-    slow: float = 2.0,
+    slow: float | None = None,
     target: float | None = None,
 ) -> Iterator[Row]:
     """The row of a peer, or none where it is missing or cannot do the job (it is named then).
 
     ``errors`` gives that of the peer and ours from the two answers. The floor is the time for the bytes, or that for the flops
-    if it is longer. Who takes more than ``slow`` seconds is called once.
+    if it is longer. Who takes more than ``slow`` seconds (two) is called once.
     """
     theirs = peer.ready(what)
     if theirs is None:

@@ -41,10 +41,10 @@ class Measured:
         return statistics.median(self.seconds)
 
 
-def measure(candidates: dict[str, Callable[[], Any]], repeats: int, slow: float = _SLOW) -> dict[str, Measured]:
+def measure(candidates: dict[str, Callable[[], Any]], repeats: int, slow: float | None = None) -> dict[str, Measured]:
     """Memory and answer of a warm call of each candidate, and its seconds in turns; of a slow one all from its first call."""
     measured = {name: once(call) for name, call in candidates.items()}
-    quick = {name: call for name, call in candidates.items() if measured[name].seconds[0] < slow}
+    quick = {name: call for name, call in candidates.items() if measured[name].seconds[0] < (slow or _SLOW)}
     for name, call in quick.items():
         measured[name] = once(call)
     for name, seconds in side_by_side(quick, repeats).items():
