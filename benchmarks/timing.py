@@ -11,8 +11,10 @@ import platform
 import statistics
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -112,6 +114,36 @@ def peak_memory(call: Callable[[], Any]) -> int | None:
     before = now("VmRSS")
     call()
     return max(0, now("VmHWM") - before)
+
+
+@dataclass
+class Growth:
+    """How many bytes of its own a process held at most beyond those before, as far as it was looked at."""
+
+    most: int = 0
+
+
+@contextmanager
+def private_memory(every: float = 0.02) -> Iterator[Growth]:
+    """Watch the memory that is this process's alone: not the pages of files, which the system can take back."""
+
+    def now() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+    before, growth, done = now(), Growth(), threading.Event()
+
+    def watch() -> None:
+        while not done.wait(every):
+            growth.most = max(growth.most, now() - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield growth
+    finally:
+        done.set()
+        watcher.join()
 
 
 def one_heap() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,17 +13,18 @@ import numpy as np
 import otcluster as otc
 from benchmarks.peers import Call, Peer
 from benchmarks.rows import Row, compared
-from benchmarks.timing import in_own_process, once, product_speed
+from benchmarks.timing import copy_speed, in_own_process, once, private_memory, product_speed
 from tests.strategies import clustered_vectors
 
 ABOUT = (
     "k-means",
     """\
-The same start and the same number of rounds for all, without a tolerance, on float32. scikit-learn runs `algorithm="lloyd"`
-(`elkan` was slower on all of these); faiss uses every row. *Noise* is Gaussian, where no bound on distances prunes; *clustered*
-are the vectors of the tests: Zipf-sized Gaussian clusters of unit vectors, twice as many as asked for. Error *inertia*: how
-far above the better of the two; *gap*: the dual gap of the last assignment. Floor: the products of all rows with all centroids
-in each round, most of which bounds on distances save.""",
+The same start and the same number of rounds for all, without a tolerance, on float32. scikit-learn runs
+`algorithm="lloyd"` (`elkan` was slower on all of these); faiss uses every row. *Noise* is Gaussian, where no bound on
+distances prunes; *clustered* are the vectors of the tests: Zipf-sized Gaussian clusters of unit vectors, twice as many
+as asked for. Error *inertia*: how far above the better of the two; *gap*: the dual gap of the last assignment. Floor:
+the products of all rows with all centroids in each round, most of which bounds on distances save. Memory of the file
+that is mapped: of the process alone, without the pages of the file that the system keeps.""",
 )
 
 _ROUNDS = 20
@@ -48,6 +51,7 @@ def rows() -> Iterator[Row]:
                 )
     yield from _balanced()
     yield _large_row()
+    yield _streamed_row()
 
 
 def data(kind: str, n: int, d: int, k: int) -> Any:
@@ -176,4 +180,41 @@ def _large_row(n: int = 1_000_000, d: int = 16, k: int = 1000, rounds: int = 5) 
         peer_memory=None,
         memory=result["memory"],
         floor_seconds=2.0 * n * d * k * (result["rounds"] + 1) / product_speed(),
+    )
+
+
+def streamed(n: int, d: int, k: int, rounds: int) -> dict[str, float]:
+    """Seconds and bytes of k-means on a mapped file, which is made here and removed."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "vectors.npy"
+        rng = np.random.default_rng(0)
+        centres = 3 * rng.standard_normal((k, d), dtype=np.float32)
+        file = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(n, d))
+        for start in range(0, n, 1 << 18):
+            rows = file[start : start + (1 << 18)]
+            rows[:] = centres[rng.integers(k, size=len(rows))] + rng.standard_normal(rows.shape, dtype=np.float32)
+        file.flush()
+        del file, rows
+        otc.kmeans(centres, min(k, 8), max_iter=2)  # compiles
+        x = np.load(path, mmap_mode="r")
+        with private_memory() as memory:
+            measured = once(lambda: otc.kmeans(x, k, init=otc.KMeansParallel(), max_iter=rounds, tol=0))
+        return {"seconds": measured.median, "memory": memory.most, "rounds": float(measured.answer.n_iter), "bytes": x.nbytes}
+
+
+def _streamed_row(n: int = 31_250_000, d: int = 64, k: int = 64, rounds: int = 3) -> Row:
+    result = in_own_process(streamed, n, d, k, rounds)
+    return Row(
+        case="kmeans",
+        what=f"{result['bytes'] / 1e9:.0f} GB file, mapped, {n} x {d}, k {k}, {result['rounds']:.0f} rounds from k-means||",
+        peer="the limit: 2 GB",
+        peer_seconds=3600.0,
+        seconds=result["seconds"],
+        ratio=3600 / result["seconds"],
+        error_is="gap",
+        peer_error=None,
+        error=0.0,
+        peer_memory=2 * 10**9,
+        memory=result["memory"],
+        floor_seconds=result["bytes"] * (result["rounds"] + 9) / copy_speed(),
     )
