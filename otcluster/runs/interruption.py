@@ -1,4 +1,4 @@
-"""Signals that stop a training run, after the step in hand."""
+"""Signals that stop a run."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 
 class Interrupted(Exception):
-    """Training was stopped by a signal, after the step in hand; the run can be resumed."""
+    """A run was stopped by a signal; it can be resumed."""
 
-    def __init__(self, signum: int, step: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name} after step {step}; the same command goes on from there")
+    def __init__(self, signum: int, done: str) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name} after {done}; the same command goes on from there")
         self.exit_code = 128 + signum
 
 
