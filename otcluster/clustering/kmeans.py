@@ -132,6 +132,8 @@ def kmeans(
     assign = Nearest() if assign is None else assign
     empty = RelocateFarthest() if empty is None else empty
     _check(n_clusters, assign, n_init, max_iter, tol, empty, seed)
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress must be a function of a KMeansProgress, got {progress!r}")
     samples = Samples(x, sample_weight, metric, reducer)
     if samples.n_everywhere < n_clusters:
         raise ValueError(f"n_clusters must be at most the number of samples, got {n_clusters} for {samples.n_everywhere}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,23 @@ class Interrupted(Exception):
 @contextmanager
 def caught_signals() -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM instead of dying of them; a second one does what it always does."""
+    with _handled(lambda: None) as caught:
+        yield caught
+
+
+@contextmanager
+def raised_signals() -> Iterator[list[int]]:
+    """Let SIGTERM raise KeyboardInterrupt as SIGINT does, at once; which it was is in the list. A second one does as always."""
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with _handled(stop) as caught:
+        yield caught
+
+
+@contextmanager
+def _handled(then: Callable[[], None]) -> Iterator[list[int]]:
     caught: list[int] = []
     before: dict[int, Any] = {}
 
@@ -26,6 +43,7 @@ def caught_signals() -> Iterator[list[int]]:
         caught.append(signum)
         for each, handler in before.items():
             signal.signal(each, handler)
+        then()
 
     try:
         for signum in (signal.SIGINT, signal.SIGTERM):
