@@ -17,7 +17,7 @@ from otcluster.runs.errors import RunError
 from otcluster.runs.guard import guarded
 from otcluster.runs.ranks import disconnect
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 _METRICS = ("sqeuclidean", "cosine")
 
 

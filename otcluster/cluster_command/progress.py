@@ -73,7 +73,8 @@ class Terminal:
     def round(self, told: KMeansProgress, settings: Settings) -> None:
         """Move the bar, or print a line."""
         rounds = self._left.rounds(told, settings)
-        left = f"about {duration(rounds * self._left.seconds)} left" if told.n_iter and not told.converged else ""
+        most = "at most" if rounds == settings.max_iter - told.n_iter else "about"
+        left = f"{most} {duration(rounds * self._left.seconds)} left" if told.n_iter and rounds else ""
         which = f"start {told.turn + 1}/{settings.n_init}  " if settings.n_init > 1 else ""
         name = f"{which}round {told.n_iter}"
         text = f"changed {told.changed:.2%}  shift {told.shift:.1e} (ends at {settings.tol:.1e})" if told.n_iter else ""
@@ -98,9 +99,10 @@ class TimeLeft:
 
     def rounds(self, told: KMeansProgress, settings: Settings) -> int:
         """At most as many as are allowed; they are often fewer."""
+        most = max(0, settings.max_iter - told.n_iter)
         if told.n_iter == 0:
             self._seen.clear()
-        most = max(0, settings.max_iter - told.n_iter)
+            return most
         self._seen.append((told.shift, told.seconds))
         (first, begun), (last, now) = self._seen[0], self._seen[-1]
         steps = len(self._seen) - 1
