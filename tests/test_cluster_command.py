@@ -6,11 +6,11 @@ import errno
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pyarrow as pa
@@ -29,13 +29,11 @@ from otcluster.cluster_command.report import projected
 from otcluster.cluster_command.settings import Settings
 from otcluster.cluster_command.work import cluster
 from otcluster.clustering.progress import KMeansProgress
-from otcluster.runs.errors import RunError
 from tests import processes
-from tests.clustering.test_kmeans import blobs
+from tests.cluster_ranks import SCENARIOS, K, N, shared, slow
 from tests.dnc.conftest import listing
 
 gloo = pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="needs gloo")
-N, K = 1201, 12
 
 
 def invoke(*arguments):
@@ -51,11 +49,6 @@ def succeed(*arguments):
 def read(out):
     report = json.loads((out / "report.json").read_text())
     return np.load(out / "labels.npy"), np.load(out / "centroids.npy"), report
-
-
-def slow(n=N, seed=3):
-    """Vectors whose clusters overlap, so that there are some rounds."""
-    return blobs(n, 6, 30, seed=seed, spread=3.0, dtype=np.float32)
 
 
 @pytest.fixture
@@ -438,68 +431,6 @@ def test_a_command_asks_for_what_it_needs_itself(file, tmp_path, monkeypatch):
 
 # Several processes
 
-SCENARIOS = {
-    "shards": (["shards"], Settings(K), None),
-    "cosine": (["shards"], Settings(K, metric="cosine", init="k-means||", n_init=2), "w.npy"),
-    "few": (["few.npy"], Settings(2), None),  # fewer vectors than there are processes
-}
-
-
-def shared(folder):
-    """What a launch finds."""
-    x = slow()
-    (folder / "shards").mkdir()
-    for name, part in zip("abc", np.split(x, [100, 1000]), strict=True):
-        np.save(folder / "shards" / f"{name}.npy", part)
-    np.save(folder / "w.npy", np.random.default_rng(0).uniform(0, 2, N))
-    np.save(folder / "few.npy", x[:3])
-    x[900, 1] = np.inf
-    np.save(folder / "bad.npy", x)
-
-
-def work(folder):
-    """What each of some processes does; the tests below look at what they leave."""
-    rank, n = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    data_room._HELD = 10_000  # some are held and some are read anew
-    found = {}
-    for name, (paths, settings, weights) in SCENARIOS.items():
-        given = [folder / path for path in paths]
-        cluster(given, settings, folder / f"{name}-{n}", weights=weights and folder / weights, timeout=60)
-    for name, arguments in (
-        ("nan", ([folder / "bad.npy"], Settings(K), folder / "nan")),
-        ("absent", ([folder / ("few.npy" if rank else "absent.npy")], Settings(2), folder / "absent")),
-        ("sized", ([folder / "few.npy"], Settings(2, balanced=True), folder / "sized")),
-    ):
-        with pytest.raises(RunError) as refused:
-            cluster(*arguments, timeout=60)
-        found[name] = str(refused.value)
-    sync = os.fsync
-    if rank == 0:
-
-        def full(handle):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-        os.fsync = full
-    with pytest.raises(OSError if rank == 0 else RunError, match="No space left on device"):
-        cluster([folder / "shards"], Settings(K), folder / f"full-{n}", timeout=60)
-    os.fsync = sync
-
-    # The last process leaves after some rounds; the others hear of it when they next exchange something.
-    before = time.perf_counter()
-    if rank == n - 1:
-        watch = work_room._Work._watch
-
-        def leaving(run, told):
-            watch(run, told)
-            if told.n_iter == 3:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        work_room._Work._watch = leaving
-    with pytest.raises(RunError) as lost:
-        cluster([folder / "shards"], Settings(K), folder / f"lost-{n}", timeout=60)
-    found["lost"], found["seconds"] = str(lost.value), time.perf_counter() - before
-    (folder / f"{n}-{rank}.json").write_text(json.dumps(found))
-
 
 @pytest.fixture(scope="module", params=[2, 4])
 def launched(request, tmp_path_factory):
@@ -507,7 +438,7 @@ def launched(request, tmp_path_factory):
     n = request.param
     folder = tmp_path_factory.mktemp(f"launched{n}")
     shared(folder)
-    ended = processes.end(processes.start(n, "-m", "tests.processes", "tests.test_cluster_command:work", str(folder)))
+    ended = processes.end(processes.start(n, "-m", "tests.processes", "tests.cluster_ranks:work", str(folder)))
     assert [code for code, *_ in ended] == [0] * (n - 1) + [-signal.SIGKILL], ended
     return folder, n
 
@@ -560,3 +491,23 @@ def test_torchrun_gives_the_labels_of_one_process(file, tmp_path):
     assert done.stdout.count("shared by 2 processes") == done.stdout.count("inertia ") == 1
     succeed(file, "-k", K, "--out", tmp_path / "one")
     assert_same_end(tmp_path / "two", tmp_path / "one")
+
+
+def test_the_page_shows_what_happens(tmp_path, monkeypatch):
+    page = (processes.ROOT / "docs" / "cluster-command.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    first, last = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(first, names)
+    (shown,) = re.findall(r"```console\n(.*?)```", page, re.DOTALL)
+    seen = []
+    for line in shown.splitlines():
+        if line.startswith("$ otcluster cluster "):
+            seen += [line, *succeed(*line.split()[3:]).stdout.splitlines()]
+
+    def timeless(lines):
+        return [re.sub(r"(\d+ min )?[\d.]+ (s|h \d+ min)\b", "some time", line) for line in lines]
+
+    assert timeless(seen) == timeless(shown.splitlines())
+    exec(last, names)
+    assert (names["again"].labels == names["result"].labels).all()

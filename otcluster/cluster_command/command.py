@@ -49,6 +49,8 @@ def cluster_command(
     def action() -> None:
         if metric not in _METRICS:
             raise RunError(f"--metric must be {' or '.join(_METRICS)}, got {metric}")
+        if not 0 < timeout < 1e9:
+            raise RunError(f"--timeout must be a positive number of seconds, got {timeout}")
         settings = Settings(
             n_clusters, balanced, size_min, size_max, cast(Geometry, metric), init, n_init, max_iter, tol, seed, column, tensor
         )

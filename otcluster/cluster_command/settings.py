@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -38,6 +39,8 @@ class Settings:
         for name, least in (("n_clusters", 1), ("n_init", 1), ("max_iter", 1), ("seed", 0), ("tol", 0)):
             if not getattr(self, name) >= least:
                 raise RunError(f"{flag(name)} must be at least {least}, got {getattr(self, name)}")
+        if not math.isfinite(self.tol):
+            raise RunError(f"--tol must be finite, got {self.tol}")
         for name in ("size_min", "size_max"):
             if (size := getattr(self, name)) is not None and size < 0:
                 raise RunError(f"{flag(name)} must not be negative, got {size}")

@@ -81,7 +81,7 @@ def cluster(
         except KeyboardInterrupt:
             if not caught:
                 raise
-            raise Interrupted(caught[0], "nothing" if work is None else work.leave()) from None
+            raise Interrupted(caught[0], "before the first round" if work is None else work.leave()) from None
         except MemoryError as error:
             raise RunError(f"there is not enough memory: {str(error) or 'an array could not be made'}") from error
 
@@ -195,7 +195,7 @@ class _Work:
         """Save what is not saved yet. Returns how far it came."""
         if self.unsaved and self.ranks.is_first:
             self._save()
-        return self._standing.removeprefix("after ")
+        return self._standing
 
     def _finish(self, best: Found) -> dict[str, Any]:
         assert self.labels is not None

@@ -180,7 +180,7 @@ class _Training:
     def _heed_signals(self) -> None:
         """Stop if a signal came; for where the checkpoint of the last step is written."""
         if signum := self._signal():
-            raise Interrupted(signum, f"step {self.loop.step}")
+            raise Interrupted(signum, f"after step {self.loop.step}")
 
     def _save(self) -> None:
         self.ranks.share_buffers(self.model.backbone)
@@ -224,7 +224,7 @@ class _Training:
             if due or signum:
                 self._save()
             if signum:
-                raise Interrupted(signum, f"step {loop.step}")
+                raise Interrupted(signum, f"after step {loop.step}")
         if todo:  # before the evaluation, which a broken image or a signal may end and which is repeated from here
             self._save()
         if loop.epoch in (0, recipe.train.epochs - 1):
