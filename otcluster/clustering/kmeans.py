@@ -131,7 +131,7 @@ def kmeans(
     if cluster_share is not None and isinstance(assign, Nearest):
         raise ValueError("cluster_share says how clusters share the samples, and Nearest lets each take what it is nearest to")
     if not samples.total > 0:
-        raise ValueError("sample_weight must have a positive sum: nothing would be clustered")
+        raise ValueError("sample_weight must have a positive sum, got only zeros: nothing would be clustered")
     start = KMeansPlusPlus() if init is None else init
     best: KMeansResult | None = None
     for turn in range(n_init if isinstance(start, Start) else 1):
@@ -218,6 +218,8 @@ class _Run:
         """Assign once more, to the centroids as the caller gets them."""
         samples, ops, xp = self.samples, self.samples.ops, self.samples.ops.xp
         given = samples.given_back(centroids)
+        if not isinstance(self.current, SolvedPass):
+            samples.begin_at(given)  # so that whoever has the centroids finds the same labels
         laid = samples.laid(given)
         answer = None
         if isinstance(self.current, SolvedPass):

@@ -183,6 +183,13 @@ class Samples:
             return block - self.centre
         return block * self.scale[rows][:, None]
 
+    def begin_at(self, centroids: Array) -> None:
+        """Let the coordinates begin in the middle of centroids of the caller, whatever the rows are."""
+        if self.scale is None:
+            with self.ops.quiet():
+                middle = self.ops.xp.mean(self.ops.cast(centroids, self.ops.wide), axis=0)
+                self.centre = self.ops.cast(middle, self.dtype)
+
     def laid(self, centroids: Array) -> Array:
         """Centroids of the caller in the coordinates of k-means, in the wide dtype."""
         wide = self.ops.cast(centroids, self.ops.wide)

@@ -1,0 +1,12 @@
+"""The scikit-learn face: scikit-learn's own conformance suite, and what it does not ask."""
+
+from __future__ import annotations
+
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from otcluster.estimators import BalancedKMeans, KMeans
+
+
+@parametrize_with_checks([KMeans(), KMeans(metric="cosine"), BalancedKMeans(), BalancedKMeans(metric="cosine")])
+def test_conformance(estimator, check):
+    check(estimator)
