@@ -11,5 +11,6 @@ except ImportError as missing:
 
 from otcluster.estimators.balanced import BalancedKMeans
 from otcluster.estimators.kmeans import KMeans
+from otcluster.estimators.subcentroids import NearestSubCentroid
 
-__all__ = ["BalancedKMeans", "KMeans"]
+__all__ = ["BalancedKMeans", "KMeans", "NearestSubCentroid"]
