@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 from otcluster._ops import select
 from otcluster._ops.generic import Array
+from otcluster.assignment import Assignment
 from otcluster.clustering.bounded import CompiledPass
-from otcluster.clustering.passes import PlainPass
+from otcluster.clustering.passes import Pass, PlainPass
 from otcluster.clustering.samples import Geometry, Samples
+from otcluster.distributed import Reducer
+from otcluster.problem import Problem
+from otcluster.scores import PointScores
+from otcluster.solve import solve
+from otcluster.solvers import Nearest
 
 
 def nearest_centroids(x: Any, centroids: Array, *, metric: Geometry = "sqeuclidean") -> tuple[Array, Array]:
@@ -36,13 +43,16 @@ def nearest_centroids(x: Any, centroids: Array, *, metric: Geometry = "sqeuclide
         (array([1, 0]), array([1., 1.]))
     """
     samples, laid = _prepared(x, centroids, metric)
-    loops = samples.loops()
-    current: Any = PlainPass(samples)
-    if loops is not None:
-        current = CompiledPass(samples, int(laid.shape[0]), loops).afresh()
+    current = lone_pass(samples, int(laid.shape[0]))
     with samples.ops.quiet():
         current.run(laid)
         return samples.to_face(current.labels), samples.to_face(current.distances(laid))
+
+
+def lone_pass(samples: Samples, n_clusters: int) -> Pass:
+    """A pass that no other will follow."""
+    loops = samples.loops()
+    return PlainPass(samples) if loops is None else CompiledPass(samples, n_clusters, loops).afresh()
 
 
 def distances(x: Array, centroids: Array, *, metric: Geometry = "sqeuclidean") -> Array:
@@ -85,6 +95,32 @@ def distances(x: Array, centroids: Array, *, metric: Geometry = "sqeuclidean") -
             found.append(xp.sqrt(between))
         whole = xp.concat(found) if found else ops.full((0, int(points.shape[0])), 0.0, samples.dtype)
     return samples.to_face(whole)
+
+
+def nearest_assignment(
+    x: Any, centroids: Array, metric: Geometry, sample_weight: Array | None = None, reducer: Reducer | None = None
+) -> Assignment:
+    """The answer of :class:`otcluster.Nearest` for vectors in memory.
+
+    Raises:
+        TypeError: The vectors are read from files.
+    """
+    if hasattr(x, "read"):
+        raise TypeError("the samples were read from a file, and an assignment needs them in memory: use labels")
+    points = PointScores(x, centroids, metric=metric)
+    problem = Problem(points, sample_mass=sample_weight, check_values=False, sharded=reducer is not None)
+    return solve(problem, Nearest(), reducer=reducer)
+
+
+def warn_of_empty(sizes: Any, *, stacklevel: int) -> None:
+    """Warn if some of the sizes, in NumPy, are zero."""
+    n_used = int((sizes > 0).sum())
+    if n_used < len(sizes):
+        warnings.warn(
+            f"{len(sizes) - n_used} of {len(sizes)} clusters hold no sample: there may be fewer distinct samples than clusters",
+            UserWarning,
+            stacklevel=stacklevel,
+        )
 
 
 def _prepared(x: Any, centroids: Any, metric: Geometry) -> tuple[Samples, Array]:

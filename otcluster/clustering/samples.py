@@ -199,9 +199,11 @@ class Samples:
 
     def given_back(self, centroids: Array) -> Array:
         """Centroids in the coordinates and dtype of the caller, still of :attr:`ops`."""
-        if self.metric == "cosine":
-            return self.ops.cast(centroids, self.dtype)
-        return self.ops.cast(centroids + self.ops.cast(self.centre, self.ops.wide), self.dtype)
+        return self.ops.cast(self.unlaid(centroids), self.dtype)
+
+    def unlaid(self, centroids: Array) -> Array:
+        """The same, as wide as they were."""
+        return centroids if self.metric == "cosine" else centroids + self.ops.cast(self.centre, self.ops.wide)
 
     def loops(self) -> Any:
         """The compiled loops of k-means for these rows, None where there are none."""

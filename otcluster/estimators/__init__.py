@@ -11,6 +11,7 @@ except ImportError as missing:
 
 from otcluster.estimators.balanced import BalancedKMeans
 from otcluster.estimators.kmeans import KMeans
+from otcluster.estimators.minibatch import MiniBatchKMeans
 from otcluster.estimators.subcentroids import NearestSubCentroid
 
-__all__ = ["BalancedKMeans", "KMeans", "NearestSubCentroid"]
+__all__ = ["BalancedKMeans", "KMeans", "MiniBatchKMeans", "NearestSubCentroid"]
