@@ -8,6 +8,7 @@ from otcluster.assignment import Assignment, Status
 from otcluster.clustering.annealing import Annealing
 from otcluster.clustering.empty import KeepEmpty, RelocateFarthest
 from otcluster.clustering.kmeans import KMeansResult, kmeans
+from otcluster.clustering.minibatch import minibatch_kmeans
 from otcluster.clustering.progress import KMeansProgress
 from otcluster.clustering.starts import KMeansParallel, KMeansPlusPlus
 from otcluster.distributed import Reducer, TorchReducer
@@ -85,6 +86,7 @@ __all__ = [
     "exact_balanced",
     "kmeans",
     "log_sinkhorn",
+    "minibatch_kmeans",
     "nearest",
     "sinkhorn_knopp",
     "solve",

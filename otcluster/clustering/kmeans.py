@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,15 +15,13 @@ from otcluster.assignment import Assignment, Status
 from otcluster.clustering.annealing import Annealing
 from otcluster.clustering.bounded import nearest_pass
 from otcluster.clustering.empty import EmptyClusters, RelocateFarthest
+from otcluster.clustering.nearest import nearest_assignment, warn_of_empty
 from otcluster.clustering.passes import Pass, Step
 from otcluster.clustering.progress import KMeansProgress, Watcher
 from otcluster.clustering.samples import Geometry, Samples
 from otcluster.clustering.solved import SolvedPass
 from otcluster.clustering.starts import KMeansParallel, KMeansPlusPlus, Start
 from otcluster.distributed import Reducer
-from otcluster.problem import Problem
-from otcluster.scores import PointScores
-from otcluster.solve import solve
 from otcluster.solvers import Nearest, Solver
 
 
@@ -141,12 +138,12 @@ def kmeans(
     if cluster_share is not None and isinstance(assign, Nearest):
         raise ValueError("cluster_share says how clusters share the samples, and Nearest lets each take what it is nearest to")
     if not samples.total > 0:
-        raise ValueError("sample_weight must have a positive sum: nothing would be clustered")
+        raise ValueError("sample_weight must have a positive sum, got only zeros: nothing would be clustered")
     start = (KMeansParallel() if samples.is_streamed else KMeansPlusPlus()) if init is None else init
     best: KMeansResult | None = None
     for turn in range(n_init if isinstance(start, Start) else 1):
         run = _Run(samples, n_clusters, assign, empty, cluster_share)
-        centroids = _first_centroids(start, samples, n_clusters, seed + turn)
+        centroids = first_centroids(start, samples, n_clusters, seed + turn)
         before = start if isinstance(start, KMeansProgress) else KMeansProgress(centroids, 0, turn=turn)
         found = run.to_the_end(centroids, max_iter, tol, before, progress)
         if best is None or found.inertia < best.inertia:
@@ -242,6 +239,8 @@ class _Run:
         """Assign once more, to the centroids as the caller gets them."""
         samples, ops, xp = self.samples, self.samples.ops, self.samples.ops.xp
         given = samples.given_back(centroids)
+        if not isinstance(self.current, SolvedPass):
+            samples.begin_at(given)  # so that whoever has the centroids finds the same labels
         laid = samples.laid(given)
         answer = None
         if isinstance(self.current, SolvedPass):
@@ -267,26 +266,17 @@ class _Run:
 
     def _assignment(self, centroids: Array) -> Assignment:
         samples = self.samples
-        if samples.is_streamed:
-            raise TypeError("the samples were read from a file, and an assignment needs them in memory: use labels")
         weights = None if samples.weights is None else samples.to_face(samples.weights)
-        points = PointScores(samples.given, centroids, metric=samples.metric)
-        problem = Problem(points, sample_mass=weights, check_values=False, sharded=samples.reducer is not None)
-        return solve(problem, Nearest(), reducer=samples.reducer)
+        return nearest_assignment(samples.given, centroids, samples.metric, weights, samples.reducer)
 
     def _warn_of_empty(self, labels: Array) -> None:
         samples, ops = self.samples, self.samples.ops
         used = np.bincount(ops.to_numpy(labels)[ops.to_numpy(labels) >= 0], minlength=self.k).astype(float)
-        n_used = int((ops.to_numpy(samples.summed(ops.asarray(used, dtype=ops.wide))) > 0).sum())
-        if n_used < self.k:
-            warnings.warn(
-                f"{self.k - n_used} of {self.k} clusters hold no sample: there may be fewer distinct samples than clusters",
-                UserWarning,
-                stacklevel=4,
-            )
+        warn_of_empty(ops.to_numpy(samples.summed(ops.asarray(used, dtype=ops.wide))), stacklevel=6)
 
 
-def _first_centroids(start: Any, samples: Samples, n_clusters: int, seed: int) -> Array:
+def first_centroids(start: Any, samples: Samples, n_clusters: int, seed: int) -> Array:
+    """What a start, a result or centroids of the caller are in the coordinates of the samples, in the wide dtype."""
     with samples.ops.quiet():
         if isinstance(start, Start):
             return start.draw(samples, n_clusters, seed)
@@ -300,6 +290,14 @@ def _first_centroids(start: Any, samples: Samples, n_clusters: int, seed: int) -
         return samples.laid(values)
 
 
+def check_whole(name: str, value: Any, least: int) -> None:
+    """Raise unless ``value`` is a whole number, ``least`` or more."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
 def _check(n_clusters: Any, assign: Any, n_init: Any, max_iter: Any, tol: Any, empty: Any, seed: Any) -> None:
     for name, value, least in (
         ("n_clusters", n_clusters, 1),
@@ -307,10 +305,7 @@ def _check(n_clusters: Any, assign: Any, n_init: Any, max_iter: Any, tol: Any, e
         ("max_iter", max_iter, 1),
         ("seed", seed, 0),
     ):
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
-            raise TypeError(f"{name} must be a whole number, got {value!r}")
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+        check_whole(name, value, least)
     if isinstance(assign, type) or not isinstance(assign, (Solver, Annealing)):
         raise TypeError(
             f"assign must be a solver such as Nearest() or ExactBalanced(), or Annealing around one; got {assign!r}"

@@ -183,6 +183,13 @@ class Samples:
             return block - self.centre
         return block * self.scale[rows][:, None]
 
+    def begin_at(self, centroids: Array) -> None:
+        """Let the coordinates begin in the middle of centroids of the caller, whatever the rows are."""
+        if self.scale is None:
+            with self.ops.quiet():
+                middle = self.ops.xp.mean(self.ops.cast(centroids, self.ops.wide), axis=0)
+                self.centre = self.ops.cast(middle, self.dtype)
+
     def laid(self, centroids: Array) -> Array:
         """Centroids of the caller in the coordinates of k-means, in the wide dtype."""
         wide = self.ops.cast(centroids, self.ops.wide)
@@ -192,9 +199,11 @@ class Samples:
 
     def given_back(self, centroids: Array) -> Array:
         """Centroids in the coordinates and dtype of the caller, still of :attr:`ops`."""
-        if self.metric == "cosine":
-            return self.ops.cast(centroids, self.dtype)
-        return self.ops.cast(centroids + self.ops.cast(self.centre, self.ops.wide), self.dtype)
+        return self.ops.cast(self.unlaid(centroids), self.dtype)
+
+    def unlaid(self, centroids: Array) -> Array:
+        """The same, as wide as they were."""
+        return centroids if self.metric == "cosine" else centroids + self.ops.cast(self.centre, self.ops.wide)
 
     def told(self, centroids: Array) -> Array:
         """Centroids in the coordinates and library of the caller, in the wide dtype: to go on from."""
