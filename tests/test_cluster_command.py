@@ -87,8 +87,9 @@ def test_what_it_leaves_belongs_together(file, x, tmp_path):
     }  # fmt: skip
     lines = result.stdout.splitlines()
     assert lines[0] == f"{N} vectors of length 6, float32, 0.0 MB, held in memory"
-    assert lines[1].startswith("round 1  changed 100.00%  shift ")
-    assert lines[1].endswith(" left")
+    assert lines[1] == f"drawing {K} centroids to start from, by k-means++"
+    assert lines[2].startswith("round 1  changed 100.00%  shift ")
+    assert lines[2].endswith(" left")
     assert lines[-1].startswith(f"inertia {expected.inertia:.6g}, converged after {expected.n_iter} rounds; clusters of ")
     assert lines[-1].endswith(f"in {out}")
 
@@ -511,3 +512,11 @@ def test_the_page_shows_what_happens(tmp_path, monkeypatch):
     assert timeless(seen) == timeless(shown.splitlines())
     exec(last, names)
     assert (names["again"].labels == names["result"].labels).all()
+
+
+def test_a_signal_before_the_first_round_leaves_nothing(file, tmp_path, monkeypatch):
+    monkeypatch.setattr(otc.KMeansPlusPlus, "draw", lambda *given: os.kill(os.getpid(), signal.SIGTERM))
+    result = invoke(file, "-k", K, "--out", tmp_path / "out")
+    assert result.exit_code == 143
+    assert result.stderr == "stopped by SIGTERM before the first round; the same command begins again\n"
+    assert not (tmp_path / "out").exists()

@@ -11,8 +11,9 @@ from typing import Any
 class Interrupted(Exception):
     """A run was stopped by a signal; it can be resumed."""
 
-    def __init__(self, signum: int, when: str) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name} {when}; the same command goes on from there")
+    def __init__(self, signum: int, when: str, *, saved: bool = True) -> None:
+        then = "goes on from there" if saved else "begins again"
+        super().__init__(f"stopped by {signal.Signals(signum).name} {when}; the same command {then}")
         self.exit_code = 128 + signum
 
 
