@@ -145,10 +145,12 @@ def test_every_kind_of_file_gives_the_same(file, x, tmp_path):
 
 
 def test_what_does_not_fit_is_read_anew_in_each_round_with_the_same_end(file, tmp_path, monkeypatch):
-    succeed(file, "-k", K, "--out", tmp_path / "held")
+    options = [file, "-k", K, "--init", "k-means++"]
+    succeed(*options, "--out", tmp_path / "held")
     monkeypatch.setattr(data_room, "_HELD", 0)
-    result = succeed(file, "-k", K, "--out", tmp_path / "read")
+    result = succeed(*options, "--out", tmp_path / "read")
     assert "read anew in each round" in result.stdout
+    assert "by k-means||" in succeed(file, "-k", K, "--out", tmp_path / "usual").stdout
     assert "held in memory" in succeed(file, "-k", K, "--balanced", "--out", tmp_path / "sized").stdout
     np.testing.assert_array_equal(read(tmp_path / "held")[0], read(tmp_path / "read")[0])
 

@@ -72,7 +72,7 @@ def cluster(
                 speaks = progress if progress is not None and ranks.is_first else Silent()
                 ranks.check_same("settings", repr((settings, [str(path) for path in paths], str(weights))))
                 data = ranks.together(lambda: open_data(paths, weights, settings))
-                folder = Folder(out)
+                settings, folder = data.completed(settings), Folder(out)
                 report, state = ranks.from_first(lambda: folder.found(settings, data))
                 if report is not None:
                     speaks.note(f"{out} is finished: nothing to do")

@@ -14,13 +14,13 @@ import numpy as np
 from otcluster._ops.generic import Array
 from otcluster.assignment import Assignment, Status
 from otcluster.clustering.annealing import Annealing
-from otcluster.clustering.bounded import CompiledPass
+from otcluster.clustering.bounded import nearest_pass
 from otcluster.clustering.empty import EmptyClusters, RelocateFarthest
-from otcluster.clustering.passes import Pass, PlainPass, Step
+from otcluster.clustering.passes import Pass, Step
 from otcluster.clustering.progress import KMeansProgress, Watcher
 from otcluster.clustering.samples import Geometry, Samples
 from otcluster.clustering.solved import SolvedPass
-from otcluster.clustering.starts import KMeansPlusPlus, Start
+from otcluster.clustering.starts import KMeansParallel, KMeansPlusPlus, Start
 from otcluster.distributed import Reducer
 from otcluster.problem import Problem
 from otcluster.scores import PointScores
@@ -91,10 +91,11 @@ def kmeans(
         n_clusters: How many clusters, at most as many as samples.
         assign: The solver, or :class:`Annealing` around one.
         metric: ``"sqeuclidean"``, or ``"cosine"``: distances between directions, and centroids of length one.
-        init: A start such as :class:`KMeansPlusPlus` (the default) or :class:`KMeansParallel`, centroids (n_clusters, dim), or
-            the result of another call; or what another call told its ``progress``, to go on from there with the rounds of one
-            start. That ends as the other call would have: with centroids equal to rounding, and labels equal where rounding
-            does not decide. (With ``tol=0`` it may count one round more, since which rows change is not known at first.)
+        init: A start such as :class:`KMeansPlusPlus` (the default) or :class:`KMeansParallel` (that for samples from files),
+            centroids (n_clusters, dim), or the result of another call; or what another call told its ``progress``, to go on
+            from there with the rounds of one start. That ends as the other call would have: centroids are equal to rounding, and
+            labels where rounding does not decide. (With ``tol=0`` it may count one round more, since which rows change is not
+            known at first.)
         n_init: How many starts to try, each with a seed of its own; that with the least inertia is kept.
         max_iter: Rounds at most, of each start.
         tol: Stop when the squared distances that all centroids moved sum to at most this share of the mean variance of the
@@ -141,7 +142,7 @@ def kmeans(
         raise ValueError("cluster_share says how clusters share the samples, and Nearest lets each take what it is nearest to")
     if not samples.total > 0:
         raise ValueError("sample_weight must have a positive sum: nothing would be clustered")
-    start = KMeansPlusPlus() if init is None else init
+    start = (KMeansParallel() if samples.is_streamed else KMeansPlusPlus()) if init is None else init
     best: KMeansResult | None = None
     for turn in range(n_init if isinstance(start, Start) else 1):
         run = _Run(samples, n_clusters, assign, empty, cluster_share)
@@ -167,8 +168,7 @@ class _Run:
         if not isinstance(self.assign, Nearest):
             solver = self.assign.at(0) if isinstance(self.assign, Annealing) else self.assign
             return SolvedPass(self.samples, solver, cluster_share)
-        loops = self.samples.loops()
-        return PlainPass(self.samples) if loops is None else CompiledPass(self.samples, self.k, loops)
+        return nearest_pass(self.samples, self.k)
 
     def to_the_end(
         self, centroids: Array, max_iter: int, tol: float, before: KMeansProgress, progress: Watcher | None
