@@ -410,7 +410,8 @@ def test_time_left_follows_from_how_fast_the_shift_falls():
     told = [KMeansProgress(np.zeros((3, 1)), at, shift=np.inf if at == 0 else 10.0**-at, seconds=2.0 * at) for at in range(4)]
     assert [left.rounds(each, settings) for each in told] == [50, 49, 2, 1]
     assert left.seconds == 2.0
-    assert left.rounds(KMeansProgress(np.zeros((3, 1)), 4, converged=True, seconds=8.0), settings) == 0
+    for each in ({"n_iter": 4, "converged": True}, {"n_iter": 50, "shift": 0.01}):
+        assert left.rounds(KMeansProgress(np.zeros((3, 1)), **each, seconds=8.0), settings) == 0
 
 
 def test_it_needs_neither_torch_nor_what_dnc_needs(file, tmp_path):
