@@ -93,9 +93,9 @@ def kmeans(
         metric: ``"sqeuclidean"``, or ``"cosine"``: distances between directions, and centroids of length one.
         init: A start such as :class:`KMeansPlusPlus` (the default) or :class:`KMeansParallel` (that for samples from files),
             centroids (n_clusters, dim), or the result of another call; or what another call told its ``progress``, to go on
-            from there with the rounds of one start. That ends as the other call would have: centroids are equal to rounding,
-            labels where rounding does not decide. (With ``tol=0`` it may count one round more, since which rows change is not
-            known at first.)
+            from there with the rounds of one start. That ends as the other call would have: with centroids equal to
+            rounding, and labels equal where rounding does not decide. (With ``tol=0`` it may count one round more, since
+            which rows change is not known at first.)
         n_init: How many starts to try, each with a seed of its own; that with the least inertia is kept.
         max_iter: Rounds at most, of each start.
         tol: Stop when the squared distances that all centroids moved sum to at most this share of the mean variance of the
