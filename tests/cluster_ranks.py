@@ -28,9 +28,9 @@ def slow(n=N, seed=3):
 
 
 SCENARIOS = {
-    "shards": (["shards"], Settings(K), None),
+    "shards": (["shards"], Settings(K, init="k-means++"), None),
     "cosine": (["shards"], Settings(K, metric="cosine", init="k-means||", n_init=2), "w.npy"),
-    "few": (["few.npy"], Settings(2), None),  # fewer vectors than there are processes
+    "few": (["few.npy"], Settings(2, init="k-means++"), None),  # fewer vectors than there are processes
 }
 
 
@@ -85,6 +85,6 @@ def work(folder):
 
         work_room._Work._watch = leaving
     with pytest.raises(RunError) as lost:
-        cluster([folder / "shards"], Settings(K), folder / f"lost-{n}", timeout=60)
+        cluster([folder / "shards"], Settings(K, init="k-means++"), folder / f"lost-{n}", timeout=60)
     found["lost"], found["seconds"] = str(lost.value), time.perf_counter() - before
     (folder / f"{n}-{rank}.json").write_text(json.dumps(found))

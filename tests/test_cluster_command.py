@@ -87,8 +87,9 @@ def test_what_it_leaves_belongs_together(file, x, tmp_path):
     }  # fmt: skip
     lines = result.stdout.splitlines()
     assert lines[0] == f"{N} vectors of length 6, float32, 0.0 MB, held in memory"
-    assert lines[1].startswith("round 1  changed 100.00%  shift ")
-    assert lines[1].endswith(" left")
+    assert lines[1] == f"drawing {K} centroids to start from, by k-means++"
+    assert lines[2].startswith("round 1  changed 100.00%  shift ")
+    assert lines[2].endswith(" left")
     assert lines[-1].startswith(f"inertia {expected.inertia:.6g}, converged after {expected.n_iter} rounds; clusters of ")
     assert lines[-1].endswith(f"in {out}")
 
@@ -144,10 +145,12 @@ def test_every_kind_of_file_gives_the_same(file, x, tmp_path):
 
 
 def test_what_does_not_fit_is_read_anew_in_each_round_with_the_same_end(file, tmp_path, monkeypatch):
-    succeed(file, "-k", K, "--out", tmp_path / "held")
+    options = [file, "-k", K, "--init", "k-means++"]
+    succeed(*options, "--out", tmp_path / "held")
     monkeypatch.setattr(data_room, "_HELD", 0)
-    result = succeed(file, "-k", K, "--out", tmp_path / "read")
+    result = succeed(*options, "--out", tmp_path / "read")
     assert "read anew in each round" in result.stdout
+    assert "by k-means||" in succeed(file, "-k", K, "--out", tmp_path / "usual").stdout
     assert "held in memory" in succeed(file, "-k", K, "--balanced", "--out", tmp_path / "sized").stdout
     np.testing.assert_array_equal(read(tmp_path / "held")[0], read(tmp_path / "read")[0])
 
@@ -407,7 +410,8 @@ def test_time_left_follows_from_how_fast_the_shift_falls():
     told = [KMeansProgress(np.zeros((3, 1)), at, shift=np.inf if at == 0 else 10.0**-at, seconds=2.0 * at) for at in range(4)]
     assert [left.rounds(each, settings) for each in told] == [50, 49, 2, 1]
     assert left.seconds == 2.0
-    assert left.rounds(KMeansProgress(np.zeros((3, 1)), 4, converged=True, seconds=8.0), settings) == 0
+    for each in ({"n_iter": 4, "converged": True}, {"n_iter": 50, "shift": 0.01}):
+        assert left.rounds(KMeansProgress(np.zeros((3, 1)), **each, seconds=8.0), settings) == 0
 
 
 def test_it_needs_neither_torch_nor_what_dnc_needs(file, tmp_path):
@@ -511,3 +515,11 @@ def test_the_page_shows_what_happens(tmp_path, monkeypatch):
     assert timeless(seen) == timeless(shown.splitlines())
     exec(last, names)
     assert (names["again"].labels == names["result"].labels).all()
+
+
+def test_a_signal_before_the_first_round_leaves_nothing(file, tmp_path, monkeypatch):
+    monkeypatch.setattr(otc.KMeansPlusPlus, "draw", lambda *given: os.kill(os.getpid(), signal.SIGTERM))
+    result = invoke(file, "-k", K, "--out", tmp_path / "out")
+    assert result.exit_code == 143
+    assert result.stderr == "stopped by SIGTERM before the first round; the same command begins again\n"
+    assert not (tmp_path / "out").exists()

@@ -32,7 +32,9 @@ def cluster_command(
     size_max: Annotated[int | None, typer.Option("--size-max", metavar="B", help="Most vectors of a cluster.")] = None,
     metric: Annotated[str, typer.Option("--metric", help="sqeuclidean, or cosine.")] = "sqeuclidean",
     weights: Annotated[Path | None, typer.Option("--weights", metavar="FILE.npy", help="A weight for each vector.")] = None,
-    init: Annotated[str, typer.Option("--init", help="k-means++, or k-means|| for thousands of clusters.")] = "k-means++",
+    init: Annotated[
+        str | None, typer.Option("--init", help="k-means++, or k-means||. Default: the second for more than 1 GiB of vectors.")
+    ] = None,
     n_init: Annotated[int, typer.Option("--n-init", metavar="N", help="Starts, of which the best is kept.")] = 1,
     max_iter: Annotated[int, typer.Option("--max-iter", metavar="N", help="Rounds at most, of each start.")] = 300,
     tol: Annotated[float, typer.Option("--tol", help="How little the centroids move in the last round.")] = 1e-4,

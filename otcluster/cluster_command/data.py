@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,12 @@ class Data:
     @property
     def shape(self) -> tuple[int, int]:
         return self.source.shape
+
+    def completed(self, settings: Settings) -> Settings:
+        """With the start that suits the vectors, where none is asked for; the same however many processes there are."""
+        sized = settings.balanced or settings.sized
+        usual = "k-means||" if self.n_bytes > _HELD and not sized else "k-means++"
+        return replace(settings, init=settings.init or usual)
 
     @property
     def n_bytes(self) -> int:

@@ -8,7 +8,7 @@ from collections import deque
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from otcluster.cluster_command.settings import Settings
@@ -47,9 +47,8 @@ class Terminal:
         self.console = console
         self._bar = Bar(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(20),
             TextColumn("{task.fields[text]}"),
-            TimeElapsedColumn(),
             TextColumn("{task.fields[left]}"),
             console=console,
             transient=True,
@@ -77,7 +76,7 @@ class Terminal:
         left = f"{most} {duration(rounds * self._left.seconds)} left" if told.n_iter and rounds else ""
         which = f"start {told.turn + 1}/{settings.n_init}  " if settings.n_init > 1 else ""
         name = f"{which}round {told.n_iter}"
-        text = f"changed {told.changed:.2%}  shift {told.shift:.1e} (ends at {settings.tol:.1e})" if told.n_iter else ""
+        text = f"changed {told.changed:.2%}  shift {told.shift:.1e}" if told.n_iter else ""
         if self._task is None:
             self._task = self._bar.add_task("", text="", left="")
         total = told.n_iter + rounds
@@ -87,7 +86,7 @@ class Terminal:
             return
         if ends or not self.console.is_terminal:
             self._said = time.monotonic()
-            self.note(f"{name}  {text}  {left or duration(told.seconds)}".rstrip())
+            self.note(f"{name}  {text} (ends at {settings.tol:.1e})  {left or duration(told.seconds)}".rstrip())
 
 
 class TimeLeft:
@@ -107,7 +106,7 @@ class TimeLeft:
         (first, begun), (last, now) = self._seen[0], self._seen[-1]
         steps = len(self._seen) - 1
         self.seconds = (now - begun) / steps if steps else now
-        if told.converged:
+        if told.converged or most == 0:
             return 0
         if steps and math.isfinite(first) and 0 < settings.tol < last < first:
             return max(1, min(most, math.ceil(steps * math.log(last / settings.tol) / math.log(first / last))))

@@ -27,7 +27,7 @@ class Settings:
     size_min: int | None = None
     size_max: int | None = None
     metric: Geometry = "sqeuclidean"
-    init: str = "k-means++"
+    init: str | None = None
     n_init: int = 1
     max_iter: int = 300
     tol: float = 1e-4
@@ -48,7 +48,7 @@ class Settings:
             raise RunError("--balanced asks for equal sizes, and --size-min and --size-max for others: give one or the other")
         if self.size_min is not None and self.size_max is not None and self.size_min > self.size_max:
             raise RunError(f"--size-min must not exceed --size-max, got {self.size_min} and {self.size_max}")
-        if self.init not in STARTS:
+        if self.init is not None and self.init not in STARTS:
             raise RunError(f"--init must be {' or '.join(STARTS)}, got {self.init}")
 
     @property
@@ -64,7 +64,7 @@ class Settings:
     @property
     def start(self) -> Start:
         """Where the centroids begin."""
-        return STARTS[self.init]()
+        return STARTS[self.init or "k-means++"]()
 
     def check(self, n: int) -> None:
         """See that ``n`` vectors can be clustered so.

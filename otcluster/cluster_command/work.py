@@ -21,6 +21,7 @@ from otcluster.cluster_command.report import draw, measures, versions
 from otcluster.cluster_command.settings import Settings
 from otcluster.clustering.kmeans import KMeansResult, kmeans
 from otcluster.clustering.progress import KMeansProgress
+from otcluster.clustering.starts import Start
 from otcluster.runs.errors import RunError
 from otcluster.runs.interruption import Interrupted, raised_signals
 from otcluster.runs.ranks import Processes, connected
@@ -71,7 +72,7 @@ def cluster(
                 speaks = progress if progress is not None and ranks.is_first else Silent()
                 ranks.check_same("settings", repr((settings, [str(path) for path in paths], str(weights))))
                 data = ranks.together(lambda: open_data(paths, weights, settings))
-                folder = Folder(out)
+                settings, folder = data.completed(settings), Folder(out)
                 report, state = ranks.from_first(lambda: folder.found(settings, data))
                 if report is not None:
                     speaks.note(f"{out} is finished: nothing to do")
@@ -81,7 +82,8 @@ def cluster(
         except KeyboardInterrupt:
             if not caught:
                 raise
-            raise Interrupted(caught[0], "before the first round" if work is None else work.leave()) from None
+            when = "before the first round" if work is None else work.leave()
+            raise Interrupted(caught[0], when, saved=work is not None and work.state is not None) from None
         except MemoryError as error:
             raise RunError(f"there is not enough memory: {str(error) or 'an array could not be made'}") from error
 
@@ -126,6 +128,8 @@ class _Work:
 
     def _kmeans(self, init: Any, turn: int) -> KMeansResult:
         settings, part = self.settings, self.part
+        if isinstance(init, Start):
+            self.progress.note(f"drawing {settings.n_clusters} centroids to start from, by {settings.init}")
         try:
             with warnings.catch_warnings(record=True) as noticed:
                 warnings.simplefilter("always", UserWarning)
