@@ -183,9 +183,10 @@ def test_prices_in_the_middle_leave_no_sample_on_a_border(metric):
     x = blobs(400, 3, 5, seed=9)
     for bounds in ({}, {"size_min": 20, "size_max": 60}, {"size_min": (0,) * 9 + (1,)}):
         solver = otc.ExactBalanced(**bounds)
-        answer = otc.kmeans(x, 10, assign=solver, metric=metric, seed=1, max_iter=10).assignment
+        result = otc.kmeans(x, 10, assign=solver, metric=metric, seed=1, max_iter=10)
+        answer = result.assignment
         labels, tight = answer.labels(), -answer.cluster_potential[0]
-        near = -squares(x, answer.problem.scores.given_centroids, metric) / (2 if metric == "cosine" else 1)
+        near = -squares(x, result.centroids, metric) / (2 if metric == "cosine" else 1)
         prices = middle_prices(answer.problem, labels, tight)
         margins = []
         for each in (tight, prices):
