@@ -7,8 +7,11 @@ from typing import Any
 from otcluster.assignment import Assignment, Status
 from otcluster.clustering.annealing import Annealing
 from otcluster.clustering.empty import KeepEmpty, RelocateFarthest
+from otcluster.clustering.hierarchical import Resample, hierarchical_kmeans
 from otcluster.clustering.kmeans import KMeansResult, kmeans
+from otcluster.clustering.picking import PickFarthest, PickNearest, PickRandom
 from otcluster.clustering.starts import KMeansParallel, KMeansPlusPlus
+from otcluster.clustering.tree import ClusterTree
 from otcluster.distributed import Reducer, TorchReducer
 from otcluster.gradients import ImplicitGradient, UnrolledGradient
 from otcluster.masses import RelaxedKL
@@ -49,6 +52,7 @@ __all__ = [
     "Assignment",
     "CentroidStore",
     "ClassQueue",
+    "ClusterTree",
     "CosineMomentum",
     "DenseScores",
     "ExactBalanced",
@@ -64,6 +68,9 @@ __all__ = [
     "MomentumMean",
     "Nearest",
     "Newton",
+    "PickFarthest",
+    "PickNearest",
+    "PickRandom",
     "PlainRounds",
     "PointScores",
     "Problem",
@@ -71,6 +78,7 @@ __all__ = [
     "Reducer",
     "RelaxedKL",
     "RelocateFarthest",
+    "Resample",
     "Reseed",
     "SinkhornKnopp",
     "Solver",
@@ -81,6 +89,7 @@ __all__ = [
     "UnrolledGradient",
     "UsageStatistics",
     "exact_balanced",
+    "hierarchical_kmeans",
     "kmeans",
     "log_sinkhorn",
     "nearest",

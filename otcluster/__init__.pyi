@@ -3,10 +3,16 @@ from otcluster.assignment import Status as Status
 from otcluster.clustering.annealing import Annealing as Annealing
 from otcluster.clustering.empty import KeepEmpty as KeepEmpty
 from otcluster.clustering.empty import RelocateFarthest as RelocateFarthest
+from otcluster.clustering.hierarchical import Resample as Resample
+from otcluster.clustering.hierarchical import hierarchical_kmeans as hierarchical_kmeans
 from otcluster.clustering.kmeans import KMeansResult as KMeansResult
 from otcluster.clustering.kmeans import kmeans as kmeans
+from otcluster.clustering.picking import PickFarthest as PickFarthest
+from otcluster.clustering.picking import PickNearest as PickNearest
+from otcluster.clustering.picking import PickRandom as PickRandom
 from otcluster.clustering.starts import KMeansParallel as KMeansParallel
 from otcluster.clustering.starts import KMeansPlusPlus as KMeansPlusPlus
+from otcluster.clustering.tree import ClusterTree as ClusterTree
 from otcluster.distributed import Reducer as Reducer
 from otcluster.distributed import TorchReducer as TorchReducer
 from otcluster.gradients import ImplicitGradient as ImplicitGradient
