@@ -6,10 +6,13 @@ from typing import Any
 
 from otcluster.assignment import Assignment, Status
 from otcluster.clustering.annealing import Annealing
+from otcluster.clustering.choosing import ClusterCountResult, choose_n_clusters
+from otcluster.clustering.criteria import BIC, PredictionStrength
 from otcluster.clustering.empty import KeepEmpty, RelocateFarthest
 from otcluster.clustering.hierarchical import Resample, hierarchical_kmeans
 from otcluster.clustering.kmeans import KMeansResult, kmeans
 from otcluster.clustering.picking import PickFarthest, PickNearest, PickRandom
+from otcluster.clustering.splitting import AndersonDarling, SplitAndMerge
 from otcluster.clustering.starts import KMeansParallel, KMeansPlusPlus
 from otcluster.clustering.tree import ClusterTree
 from otcluster.distributed import Reducer, TorchReducer
@@ -47,11 +50,14 @@ _NEED_TORCH = {
 }
 
 __all__ = [
+    "BIC",
     "Anderson",
+    "AndersonDarling",
     "Annealing",
     "Assignment",
     "CentroidStore",
     "ClassQueue",
+    "ClusterCountResult",
     "ClusterTree",
     "CosineMomentum",
     "DenseScores",
@@ -73,6 +79,7 @@ __all__ = [
     "PickRandom",
     "PlainRounds",
     "PointScores",
+    "PredictionStrength",
     "Problem",
     "QueueSample",
     "Reducer",
@@ -82,12 +89,14 @@ __all__ = [
     "Reseed",
     "SinkhornKnopp",
     "Solver",
+    "SplitAndMerge",
     "SplitLargest",
     "Status",
     "SumsAndCounts",
     "TorchReducer",
     "UnrolledGradient",
     "UsageStatistics",
+    "choose_n_clusters",
     "exact_balanced",
     "hierarchical_kmeans",
     "kmeans",

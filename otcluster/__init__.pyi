@@ -1,6 +1,10 @@
 from otcluster.assignment import Assignment as Assignment
 from otcluster.assignment import Status as Status
 from otcluster.clustering.annealing import Annealing as Annealing
+from otcluster.clustering.choosing import ClusterCountResult as ClusterCountResult
+from otcluster.clustering.choosing import choose_n_clusters as choose_n_clusters
+from otcluster.clustering.criteria import BIC as BIC
+from otcluster.clustering.criteria import PredictionStrength as PredictionStrength
 from otcluster.clustering.empty import KeepEmpty as KeepEmpty
 from otcluster.clustering.empty import RelocateFarthest as RelocateFarthest
 from otcluster.clustering.hierarchical import Resample as Resample
@@ -10,6 +14,8 @@ from otcluster.clustering.kmeans import kmeans as kmeans
 from otcluster.clustering.picking import PickFarthest as PickFarthest
 from otcluster.clustering.picking import PickNearest as PickNearest
 from otcluster.clustering.picking import PickRandom as PickRandom
+from otcluster.clustering.splitting import AndersonDarling as AndersonDarling
+from otcluster.clustering.splitting import SplitAndMerge as SplitAndMerge
 from otcluster.clustering.starts import KMeansParallel as KMeansParallel
 from otcluster.clustering.starts import KMeansPlusPlus as KMeansPlusPlus
 from otcluster.clustering.tree import ClusterTree as ClusterTree
