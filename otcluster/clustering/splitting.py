@@ -16,7 +16,6 @@ from otcluster.clustering.kmeans import KMeansResult
 from otcluster.clustering.picking import Numbers
 
 _LEAST = 8  # samples: the corrected statistic of Anderson and Darling is stated from there on
-_MOST_TURNS = 100
 
 
 @runtime_checkable
@@ -32,7 +31,8 @@ class SplitTest(Protocol):
 class AndersonDarling:
     """Two clusters are one if their samples, seen along the line between the centroids, look normal (G-means).
 
-    Only that line is looked at, so that clusters need not be round; a few strays make it see two. Fewer than 8 samples are always one cluster.
+    Only that line is looked at, so that clusters need not be round; but a few strays, or the lack of them where a border was
+    drawn too near, look like two. Fewer than 8 samples are always one cluster.
 
     Args:
         significance: How often samples of one Gaussian may be taken for two, from 1e-12 to 0.5.
@@ -85,22 +85,24 @@ class AndersonDarling:
 
 @dataclass(frozen=True)
 class SplitAndMerge:
-    """Begin with few clusters, split those that are two, merge those that are one, and again.
+    """Begin with few clusters, split those that may be two until there are none, merge those that are one, and again.
 
-    Each cluster is divided by k-means with k = 2, and the division stays where the test finds two. k-means of all samples goes
-    on from the centroids; then clusters are merged with those nearest to them where the test finds one. It ends where nothing
-    is left to do, at a clustering that was there before, or at the largest candidate. Candidates in between are visited as it
-    comes; the values of the curve are those of :class:`BIC`, and do not choose.
+    Each cluster is divided by k-means with k = 2, and the division stays where the first test finds two; k-means of all samples
+    goes on from the centroids. Then clusters are merged with those nearest to them where the second test finds one. It ends
+    where a clustering comes back. Numbers of clusters are visited as it comes, from the smallest candidate to the largest; the
+    values of the curve are those of :class:`BIC`, and do not choose.
 
-    Few clusterings are needed however many candidates there are, so it is the one for many clusters. A merge undoes a
-    division of what is one; clusters that overlap are told apart by no test.
+    It takes few clusterings however many candidates there are, so it is the one for many clusters. With the defaults clusters
+    that are not round count as several; with ``merge=AndersonDarling()`` they need not be round, and strays are more likely to
+    be taken for clusters. Clusters that overlap so much that the tests see one stay one.
 
     Args:
-        test: :class:`BIC` (the default, as in X-means) or :class:`AndersonDarling` (as in G-means), for clusters that are not
-            round.
+        split: What must find two for a cluster to be split: :class:`AndersonDarling` (the default, as in G-means), which finds
+            whatever is not one Gaussian, or :class:`BIC` (as in X-means), which misses many clusters that lie in a ball.
+        merge: What must find two for clusters to stay apart: :class:`BIC` (the default) or :class:`AndersonDarling`.
 
     Raises:
-        TypeError: ``test`` is none.
+        TypeError: An argument is no test.
 
     Example:
         >>> import otcluster as otc
@@ -108,32 +110,34 @@ class SplitAndMerge:
         >>> otc.choose_n_clusters(x, 100, criterion=otc.SplitAndMerge()).n_clusters
         10
 
-    Source: Pelleg & Moore, "X-means" (2000); Hamerly & Elkan, "Learning the k in k-means" (2003).
+    Source: Pelleg & Moore, "X-means" (2000); Hamerly & Elkan, "Learning the k in k-means" (2003). Merging is ours.
     """
 
-    test: SplitTest | None = None
+    split: SplitTest | None = None
+    merge: SplitTest | None = None
 
     def __post_init__(self) -> None:
-        if self.test is not None and (isinstance(self.test, type) or not isinstance(self.test, SplitTest)):
-            raise TypeError(f"test must be AndersonDarling(), BIC() or have their method are_two, got {self.test!r}")
+        for name, test in (("split", self.split), ("merge", self.merge)):
+            if test is not None and (isinstance(test, type) or not isinstance(test, SplitTest)):
+                raise TypeError(f"{name} must be AndersonDarling(), BIC() or have their method are_two, got {test!r}")
 
     def curve(self, fits: Fits, candidates: Sequence[int]) -> Curve:
-        search = _Search(fits, BIC() if self.test is None else self.test, candidates[0], candidates[-1])
-        found: dict[int, tuple[float, KMeansResult]] = {}
+        split = AndersonDarling() if self.split is None else self.split
+        merge = BIC() if self.merge is None else self.merge
+        search = _Search(fits, split, merge, candidates[0], candidates[-1])
+        found: dict[int, float] = {}
         for result in search.visited():
-            k, value = int(result.centroids.shape[0]), BIC().value(fits, result)
-            if k not in found or value > found[k][0]:
-                found[k] = value, result
+            k = len(result.centroids)
+            found[k] = max(found.get(k, -math.inf), BIC().value(fits, result))
         visited = tuple(sorted(found))
-        chosen = int(search.result.centroids.shape[0])
-        return Curve(chosen, visited, np.array([found[k][0] for k in visited]), search.result)
+        return Curve(len(search.result.centroids), visited, np.array([found[k] for k in visited]), search.result)
 
 
 class _Search:
     """The clustering that is split and merged, and its samples on the host."""
 
-    def __init__(self, fits: Fits, test: SplitTest, least: int, most: int) -> None:
-        self.fits, self.test, self.least, self.most = fits, test, least, most
+    def __init__(self, fits: Fits, split: SplitTest, merge: SplitTest, least: int, most: int) -> None:
+        self.fits, self.split, self.merge, self.least, self.most = fits, split, merge, least, most
         samples = fits.samples
         with samples.ops.quiet():
             blocks = [samples.prepared(block, rows) for rows, block in samples.blocks()]
@@ -144,36 +148,35 @@ class _Search:
         """Every clustering on the way."""
         seen: set[tuple[int, float]] = set()
         yield self.result
-        for _ in range(_MOST_TURNS):
-            state = len(self.result.centroids), self.result.inertia
-            if state in seen:
-                return
+        while (state := (len(self.result.centroids), self.result.inertia)) not in seen:
             seen.add(state)
-            changed = False
-            for move in (self._split, self._merged):
-                centroids = move()
-                if centroids is not None:
-                    changed = True
+            for move in (self._divided, self._merged):
+                for _ in range(self.most):
+                    centroids = move()
+                    if centroids is None:
+                        break
                     self.result = self._fit(centroids)
                     yield self.result
-            if not changed:
-                return
 
-    def _split(self) -> Numbers | None:
-        """Centroids (float64, in the coordinates of the samples) with those clusters divided that are two; None if none is."""
-        labels = self.fits.labels(self.result)
-        k = len(self.result.centroids)
-        kept: list[Numbers] = []
-        new: list[Numbers] = []
-        for cluster in range(k):
-            own = np.flatnonzero(labels == cluster)
-            halves = self._halves(own) if k + len(new) < self.most else None
-            if halves is not None and self.test.are_two(self.rows[own], halves):
-                kept.append(self._mean(own[~halves]))
-                new.append(self._mean(own[halves]))
-            else:
-                kept.append(self._mean(own) if len(own) else self._centroid(cluster))
-        return np.stack(kept + new) if new else None
+    def _divided(self) -> Numbers | None:
+        """Centroids (float64, in the coordinates of the samples) with clusters divided that may be two; None if none is.
+
+        Where there is no room for all, those come first that leave the least sum of squares.
+        """
+        centroids, members = self._current()
+        divided = []
+        for cluster, own in enumerate(members):
+            halves = self._halves(own) if len(members) < self.most else None
+            if halves is not None and self.split.are_two(self.rows[own], halves):
+                pair = self._mean(own[~halves]), self._mean(own[halves])
+                gain = float(((pair[0] - pair[1]) ** 2).sum()) * halves.sum() * (~halves).sum() / len(own)
+                divided.append((-gain, cluster, pair))
+        divided.sort(key=lambda each: each[:2])
+        new = []
+        for _, cluster, pair in divided[: self.most - len(members)]:
+            centroids[cluster] = pair[0]
+            new.append(pair[1])
+        return np.concatenate([centroids, np.stack(new)]) if new else None
 
     def _halves(self, own: Numbers) -> Numbers | None:
         """Who would be in the second of two clusters of some samples."""
@@ -183,28 +186,29 @@ class _Search:
 
     def _merged(self) -> Numbers | None:
         """Centroids with those pairs in one that are, each nearest to the other side first; None if there are none."""
-        labels = self.fits.labels(self.result)
-        k = len(self.result.centroids)
-        members = [np.flatnonzero(labels == cluster) for cluster in range(k)]
-        centroids = np.stack([self._mean(own) if len(own) else self._centroid(at) for at, own in enumerate(members)])
+        centroids, members = self._current()
+        k = len(members)
         taken = np.zeros(k, bool)
         merged: list[Numbers] = []
         for first, second in _near_pairs(centroids):
             if taken[first] or taken[second] or k - len(merged) <= self.least:
                 continue
             both = np.concatenate([members[first], members[second]])
-            if len(both) and self.test.are_two(self.rows[both], np.arange(len(both)) >= len(members[first])):
+            if len(both) and self.merge.are_two(self.rows[both], np.arange(len(both)) >= len(members[first])):
                 continue
             taken[[first, second]] = True
             merged.append(self._mean(both) if len(both) else centroids[first])
         return np.concatenate([centroids[~taken], np.stack(merged)]) if merged else None
 
+    def _current(self) -> tuple[Numbers, list[Numbers]]:
+        """Centroids (k, dim), float64, in the coordinates of the samples; and the samples of each."""
+        samples, labels = self.fits.samples, self.fits.labels(self.result)
+        centroids = np.array(samples.ops.to_numpy(samples.laid(samples.from_face(self.result.centroids))), np.float64)
+        order = np.argsort(labels, kind="stable")
+        return centroids, np.split(order, np.searchsorted(labels[order], np.arange(1, len(centroids))))
+
     def _mean(self, own: Numbers) -> Numbers:
         return self.rows[own].mean(axis=0)
-
-    def _centroid(self, cluster: int) -> Numbers:
-        samples = self.fits.samples
-        return np.asarray(samples.ops.to_numpy(samples.laid(samples.from_face(self.result.centroids))[cluster, :]))
 
     def _fit(self, centroids: Numbers) -> KMeansResult:
         samples = self.fits.samples
