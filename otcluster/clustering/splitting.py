@@ -32,7 +32,8 @@ class AndersonDarling:
     """Two clusters are one if their samples, seen along the line between the centroids, look normal (G-means).
 
     Only that line is looked at, so that clusters need not be round; but a few strays, or the lack of them where a border was
-    drawn too near, look like two. Fewer than 8 samples are always one cluster.
+    drawn too near, look like two. The line was chosen by the same samples: where these are not many times as many as
+    their coordinates, anything looks like two along it. Fewer than 8 samples are always one cluster.
 
     Args:
         significance: How often samples of one Gaussian may be taken for two, from 1e-12 to 0.5.
@@ -93,8 +94,8 @@ class SplitAndMerge:
     values of the curve are those of :class:`BIC`, and do not choose.
 
     It takes few clusterings however many candidates there are, so it is the one for many clusters. With the defaults clusters
-    that are not round count as several; with ``merge=AndersonDarling()`` they need not be round, and strays are more likely to
-    be taken for clusters. Clusters that overlap so much that the tests see one stay one.
+    that are not round count as several; with ``merge=AndersonDarling()`` they need not be quite as round, and strays are more
+    likely to be taken for clusters. Clusters that overlap so much that the tests see one stay one.
 
     Args:
         split: What must find two for a cluster to be split: :class:`AndersonDarling` (the default, as in G-means), which finds
@@ -127,10 +128,11 @@ class SplitAndMerge:
         search = _Search(fits, split, merge, candidates[0], candidates[-1])
         found: dict[int, float] = {}
         for result in search.visited():
-            k = len(result.centroids)
+            k = int(result.centroids.shape[0])
             found[k] = max(found.get(k, -math.inf), BIC().value(fits, result))
         visited = tuple(sorted(found))
-        return Curve(len(search.result.centroids), visited, np.array([found[k] for k in visited]), search.result)
+        chosen = int(search.result.centroids.shape[0])
+        return Curve(chosen, visited, np.array([found[k] for k in visited]), search.result)
 
 
 class _Search:
@@ -146,9 +148,9 @@ class _Search:
 
     def visited(self) -> Iterator[KMeansResult]:
         """Every clustering on the way."""
-        seen: set[tuple[int, float]] = set()
+        seen: set[tuple[Any, float]] = set()
         yield self.result
-        while (state := (len(self.result.centroids), self.result.inertia)) not in seen:
+        while (state := (tuple(self.result.centroids.shape), self.result.inertia)) not in seen:
             seen.add(state)
             for move in (self._divided, self._merged):
                 for _ in range(self.most):
