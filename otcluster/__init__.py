@@ -12,6 +12,7 @@ from otcluster.clustering.empty import KeepEmpty, RelocateFarthest
 from otcluster.clustering.hierarchical import Resample, hierarchical_kmeans
 from otcluster.clustering.kmeans import KMeansResult, kmeans
 from otcluster.clustering.picking import PickFarthest, PickNearest, PickRandom
+from otcluster.clustering.progress import KMeansProgress
 from otcluster.clustering.splitting import AndersonDarling, SplitAndMerge
 from otcluster.clustering.starts import KMeansParallel, KMeansPlusPlus
 from otcluster.clustering.tree import ClusterTree
@@ -67,6 +68,7 @@ __all__ = [
     "InfeasibleError",
     "KMeansParallel",
     "KMeansPlusPlus",
+    "KMeansProgress",
     "KMeansResult",
     "KeepEmpty",
     "LogSinkhorn",

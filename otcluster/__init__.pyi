@@ -14,6 +14,7 @@ from otcluster.clustering.kmeans import kmeans as kmeans
 from otcluster.clustering.picking import PickFarthest as PickFarthest
 from otcluster.clustering.picking import PickNearest as PickNearest
 from otcluster.clustering.picking import PickRandom as PickRandom
+from otcluster.clustering.progress import KMeansProgress as KMeansProgress
 from otcluster.clustering.splitting import AndersonDarling as AndersonDarling
 from otcluster.clustering.splitting import SplitAndMerge as SplitAndMerge
 from otcluster.clustering.starts import KMeansParallel as KMeansParallel

@@ -161,7 +161,9 @@ def test_without_rounds_a_level_is_plain_k_means():
 def test_files_give_the_tree_of_arrays(tmp_path):
     tree, x = small_tree()
     np.save(tmp_path / "x.npy", x)
-    streamed = otc.hierarchical_kmeans(NpyFile(tmp_path / "x.npy"), (30, 8, 3), resample=otc.Resample(rounds=2))
+    streamed = otc.hierarchical_kmeans(
+        NpyFile(tmp_path / "x.npy"), (30, 8, 3), resample=otc.Resample(rounds=2), init=otc.KMeansPlusPlus()
+    )
     for level in (1, 2, 3):
         np.testing.assert_array_equal(tree.labels_at(level), streamed.labels_at(level))
         np.testing.assert_allclose(tree.centroids[level - 1], streamed.centroids[level - 1])

@@ -20,9 +20,10 @@ from safetensors.numpy import load_file
 
 from otcluster.dnc import DNCHead, load_recipe, load_run, predict, train
 from otcluster.dnc.data import Conversion
-from otcluster.dnc.errors import CheckpointError, DataError, RunError
+from otcluster.dnc.errors import DataError
 from otcluster.dnc.evaluation import evaluate
 from otcluster.dnc.typical import TypicalImages
+from otcluster.runs.errors import CheckpointError, RunError
 from tests.dnc.conftest import SMALL, listing, write_images
 
 TRAIN = """
