@@ -6,11 +6,17 @@ from typing import Any
 
 from otcluster.assignment import Assignment, Status
 from otcluster.clustering.annealing import Annealing
+from otcluster.clustering.choosing import ClusterCountResult, choose_n_clusters
+from otcluster.clustering.criteria import BIC, PredictionStrength
 from otcluster.clustering.empty import KeepEmpty, RelocateFarthest
+from otcluster.clustering.hierarchical import Resample, hierarchical_kmeans
 from otcluster.clustering.kmeans import KMeansResult, kmeans
 from otcluster.clustering.minibatch import minibatch_kmeans
+from otcluster.clustering.picking import PickFarthest, PickNearest, PickRandom
 from otcluster.clustering.progress import KMeansProgress
+from otcluster.clustering.splitting import AndersonDarling, SplitAndMerge
 from otcluster.clustering.starts import KMeansParallel, KMeansPlusPlus
+from otcluster.clustering.tree import ClusterTree
 from otcluster.distributed import Reducer, TorchReducer
 from otcluster.gradients import ImplicitGradient, UnrolledGradient
 from otcluster.masses import RelaxedKL
@@ -46,11 +52,15 @@ _NEED_TORCH = {
 }
 
 __all__ = [
+    "BIC",
     "Anderson",
+    "AndersonDarling",
     "Annealing",
     "Assignment",
     "CentroidStore",
     "ClassQueue",
+    "ClusterCountResult",
+    "ClusterTree",
     "CosineMomentum",
     "DenseScores",
     "ExactBalanced",
@@ -67,23 +77,31 @@ __all__ = [
     "MomentumMean",
     "Nearest",
     "Newton",
+    "PickFarthest",
+    "PickNearest",
+    "PickRandom",
     "PlainRounds",
     "PointScores",
+    "PredictionStrength",
     "Problem",
     "QueueSample",
     "Reducer",
     "RelaxedKL",
     "RelocateFarthest",
+    "Resample",
     "Reseed",
     "SinkhornKnopp",
     "Solver",
+    "SplitAndMerge",
     "SplitLargest",
     "Status",
     "SumsAndCounts",
     "TorchReducer",
     "UnrolledGradient",
     "UsageStatistics",
+    "choose_n_clusters",
     "exact_balanced",
+    "hierarchical_kmeans",
     "kmeans",
     "log_sinkhorn",
     "minibatch_kmeans",
