@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from otcluster.assignment import Assignment, Status
+from otcluster.clustering.annealing import Annealing
+from otcluster.clustering.empty import KeepEmpty, RelocateFarthest
+from otcluster.clustering.kmeans import KMeansResult, kmeans
+from otcluster.clustering.starts import KMeansParallel, KMeansPlusPlus
 from otcluster.distributed import Reducer, TorchReducer
 from otcluster.gradients import ImplicitGradient, UnrolledGradient
 from otcluster.masses import RelaxedKL
@@ -41,6 +45,7 @@ _NEED_TORCH = {
 
 __all__ = [
     "Anderson",
+    "Annealing",
     "Assignment",
     "CentroidStore",
     "ClassQueue",
@@ -50,6 +55,10 @@ __all__ = [
     "ExponentialDecay",
     "ImplicitGradient",
     "InfeasibleError",
+    "KMeansParallel",
+    "KMeansPlusPlus",
+    "KMeansResult",
+    "KeepEmpty",
     "LogSinkhorn",
     "MemoryQueue",
     "MomentumMean",
@@ -61,6 +70,7 @@ __all__ = [
     "QueueSample",
     "Reducer",
     "RelaxedKL",
+    "RelocateFarthest",
     "Reseed",
     "SinkhornKnopp",
     "Solver",
@@ -71,6 +81,7 @@ __all__ = [
     "UnrolledGradient",
     "UsageStatistics",
     "exact_balanced",
+    "kmeans",
     "log_sinkhorn",
     "nearest",
     "sinkhorn_knopp",

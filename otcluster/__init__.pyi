@@ -1,5 +1,12 @@
 from otcluster.assignment import Assignment as Assignment
 from otcluster.assignment import Status as Status
+from otcluster.clustering.annealing import Annealing as Annealing
+from otcluster.clustering.empty import KeepEmpty as KeepEmpty
+from otcluster.clustering.empty import RelocateFarthest as RelocateFarthest
+from otcluster.clustering.kmeans import KMeansResult as KMeansResult
+from otcluster.clustering.kmeans import kmeans as kmeans
+from otcluster.clustering.starts import KMeansParallel as KMeansParallel
+from otcluster.clustering.starts import KMeansPlusPlus as KMeansPlusPlus
 from otcluster.distributed import Reducer as Reducer
 from otcluster.distributed import TorchReducer as TorchReducer
 from otcluster.gradients import ImplicitGradient as ImplicitGradient

@@ -21,6 +21,7 @@ PAGES = [
     "docs/coming-from.md",
     "docs/distributed.md",
     "docs/dnc.md",
+    "docs/metrics.md",
     "docs/numerics.md",
     "docs/solvers.md",
     "docs/stores.md",

@@ -10,6 +10,7 @@ can overflow, ``near`` is left out and one ``base`` serves as ``top``.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import logging
@@ -34,14 +35,14 @@ _loading = threading.Lock()  # what is loaded twice at once would be two modules
 _WORTH_A_THREAD = 1 << 16  # scores; below this, handing out work costs more than it saves
 
 
-def kernels(dtype: str) -> Any:
-    """The loops for scores of the dtype of this name, or None where they cannot be had; a missing numba goes to the log."""
+def kernels(dtype: str, file: str = "loops") -> Any:
+    """The loops of a file for arrays of the dtype of this name, or None where they cannot be had; why not goes to the log."""
     if dtype not in ("float32", "float64") or os.environ.get("OTCLUSTER_COMPILED", "1") == "0":
         return None
     if not _numba_is_there():
         return None
     with _loading:
-        return _load(dtype)
+        return _load(file, dtype)
 
 
 @functools.cache
@@ -72,6 +73,22 @@ def over_rows(n_rows: int, n_columns: int, n_threads: int, work: Callable[[int, 
     work(0, edges[0], edges[1])
     for each in rest:
         each.result()
+
+
+def one_thread_each() -> contextlib.AbstractContextManager[Any]:
+    """A context in which matrix products start no threads, since there is a thread for each of them already."""
+    found = _thread_pools()
+    return contextlib.nullcontext() if found is None else found.limit(limits=1, user_api="blas")
+
+
+@functools.cache
+def _thread_pools() -> Any:
+    if importlib.util.find_spec("threadpoolctl") is None:
+        logger.debug("matrix products in loops start threads of their own: threadpoolctl is not installed")
+        return None
+    import threadpoolctl
+
+    return threadpoolctl.ThreadpoolController()
 
 
 @functools.cache
@@ -106,9 +123,9 @@ def extremes(loops: Any, values: Any, n_threads: int) -> tuple[Any, Any]:
 
 
 @functools.cache
-def _load(name: str) -> ModuleType:
-    """The loops for float32 or float64 scores, compiled or found on disk."""
-    spec = importlib.util.spec_from_file_location(f"{__package__}.loops_{name}", Path(__file__).with_name("loops.py"))
+def _load(file: str, name: str) -> ModuleType:
+    """The loops for float32 or float64, compiled or found on disk."""
+    spec = importlib.util.spec_from_file_location(f"{__package__}.{file}_{name}", Path(__file__).with_name(f"{file}.py"))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

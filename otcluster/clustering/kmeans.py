@@ -1,0 +1,299 @@
+"""k-means: assignment and means in turn, where the solver says what assignment means."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from otcluster._ops.generic import Array
+from otcluster.assignment import Assignment, Status
+from otcluster.clustering.annealing import Annealing
+from otcluster.clustering.bounded import CompiledPass
+from otcluster.clustering.empty import EmptyClusters, RelocateFarthest
+from otcluster.clustering.passes import Pass, PlainPass, Step
+from otcluster.clustering.samples import Geometry, Samples
+from otcluster.clustering.solved import SolvedPass
+from otcluster.clustering.starts import KMeansPlusPlus, Start
+from otcluster.distributed import Reducer
+from otcluster.problem import Problem
+from otcluster.scores import PointScores
+from otcluster.solve import solve
+from otcluster.solvers import Nearest, Solver
+
+
+@dataclass(frozen=True, eq=False)
+class KMeansResult:
+    """What :func:`kmeans` found."""
+
+    centroids: Array
+    """(n_clusters, dim), in the library and dtype of the samples (float32 for narrower ones)."""
+    labels: Array
+    """(n,) int64: the cluster of each sample of this rank, under these centroids."""
+    inertia: float
+    """Weighted sum of squared distances to the centroids under ``centroids``, over all ranks; of soft assignments, by the plan.
+    For ``metric="cosine"`` of the squared distances between directions, 2 - 2 cos."""
+    n_iter: int
+    """Rounds of assignment and means."""
+    status: Status
+    """CONVERGED, or MAX_ITER."""
+    _problem: Any
+    _answer: Assignment | None
+
+    @cached_property
+    def assignment(self) -> Assignment:
+        """The answer of the solver under ``centroids``: labels, plan, sizes.
+
+        Raises:
+            TypeError: The samples were read from a file; ``labels`` is there.
+        """
+        return self._answer if self._answer is not None else self._problem()
+
+    def __repr__(self) -> str:
+        return (
+            f"KMeansResult(centroids={tuple(self.centroids.shape)}, inertia={self.inertia:.6g}, n_iter={self.n_iter}, "
+            f"status={self.status.name})"
+        )
+
+
+def kmeans(
+    x: Any,
+    n_clusters: int,
+    *,
+    assign: Solver | Annealing | None = None,
+    metric: Geometry = "sqeuclidean",
+    init: Start | KMeansResult | Array | None = None,
+    n_init: int = 1,
+    max_iter: int = 300,
+    tol: float = 1e-4,
+    empty: EmptyClusters | None = None,
+    sample_weight: Array | None = None,
+    cluster_share: Array | None = None,
+    seed: int = 0,
+    reducer: Reducer | None = None,
+) -> KMeansResult:
+    """Find ``n_clusters`` centroids: assign the samples, move each centroid to the mean of its samples, and again.
+
+    The solver decides what assignment means. :class:`Nearest` (the default) gives Lloyd's k-means, or spherical k-means
+    with the cosine; :class:`ExactBalanced` clusters of exact sizes; :class:`SinkhornKnopp` and :class:`LogSinkhorn` soft
+    clusters that share the samples. Every row is used, and no array of n x n_clusters is held.
+
+    Args:
+        x: Samples (n, dim), finite; or, with ``Nearest``, what reads them from files. With a ``reducer``, the rows of this
+            rank, of which there may be none.
+        n_clusters: How many clusters, at most as many as samples.
+        assign: The solver, or :class:`Annealing` around one.
+        metric: ``"sqeuclidean"``, or ``"cosine"``: distances between directions, and centroids of length one.
+        init: A start such as :class:`KMeansPlusPlus` (the default) or :class:`KMeansParallel`, centroids (n_clusters, dim), or
+            the result of another call.
+        n_init: How many starts to try, each with a seed of its own; that with the least inertia is kept.
+        max_iter: Rounds at most, of each start.
+        tol: Stop when the squared distances that all centroids moved sum to at most this share of the mean variance of the
+            coordinates. (They always stop where no sample changes its cluster.)
+        empty: What becomes of clusters that no sample is nearest to: :class:`RelocateFarthest` (the default) or
+            :class:`KeepEmpty`.
+        sample_weight: (n,), not negative. A sample of weight w counts as w samples.
+        cluster_share: Relative sizes (n_clusters,) for the solvers that balance. Default: equal.
+        seed: Of the start. Draws follow from it and from the rows, not from their order or who holds them.
+        reducer: Sums over the ranks that share the samples, as in :func:`solve`. Centroids, inertia and status are then
+            those of all samples, the same on every rank.
+
+    Returns:
+        Centroids, and labels and inertia that belong to them.
+
+    Raises:
+        TypeError: An argument has the wrong type or dtype.
+        ValueError: Shapes do not fit, a value is impossible, ``x`` is not finite, or there are fewer samples than clusters.
+        InfeasibleError: No assignment has the sizes that the solver is to meet.
+
+    Example:
+        >>> import numpy as np
+        >>> x = np.array([[0.0], [0.1], [0.2], [9.0]])
+        >>> result = kmeans(x, 2)
+        >>> result.labels, round(result.inertia, 6)
+        (array([0, 0, 0, 1]), 0.02)
+        >>> import otcluster as otc
+        >>> kmeans(x, 2, assign=otc.ExactBalanced()).assignment.cluster_sizes()
+        array([2., 2.])
+
+    Source: Lloyd, "Least squares quantization in PCM" (1982); bounds on distances: Ding et al., "Yinyang k-means" (2015).
+    """
+    assign = Nearest() if assign is None else assign
+    empty = RelocateFarthest() if empty is None else empty
+    _check(n_clusters, assign, n_init, max_iter, tol, empty, seed)
+    samples = Samples(x, sample_weight, metric, reducer)
+    if samples.n_everywhere < n_clusters:
+        raise ValueError(f"n_clusters must be at most the number of samples, got {n_clusters} for {samples.n_everywhere}")
+    if cluster_share is not None and isinstance(assign, Nearest):
+        raise ValueError("cluster_share says how clusters share the samples, and Nearest lets each take what it is nearest to")
+    if not samples.total > 0:
+        raise ValueError("sample_weight must have a positive sum: nothing would be clustered")
+    start = KMeansPlusPlus() if init is None else init
+    best: KMeansResult | None = None
+    for turn in range(n_init if isinstance(start, Start) else 1):
+        run = _Run(samples, n_clusters, assign, empty, cluster_share)
+        found = run.to_the_end(_first_centroids(start, samples, n_clusters, seed + turn), max_iter, tol * samples.variance)
+        if best is None or found.inertia < best.inertia:
+            best = found
+    assert best is not None
+    return best
+
+
+class _Run:
+    """One start, and the rounds from there."""
+
+    def __init__(
+        self, samples: Samples, n_clusters: int, assign: Solver | Annealing, empty: EmptyClusters, cluster_share: Any
+    ) -> None:
+        self.samples, self.k, self.assign, self.empty = samples, n_clusters, assign, empty
+        self.current = self._pass(cluster_share)
+
+    def _pass(self, cluster_share: Any) -> Pass:
+        if not isinstance(self.assign, Nearest):
+            solver = self.assign.at(0) if isinstance(self.assign, Annealing) else self.assign
+            return SolvedPass(self.samples, solver, cluster_share)
+        loops = self.samples.loops()
+        return PlainPass(self.samples) if loops is None else CompiledPass(self.samples, self.k, loops)
+
+    def to_the_end(self, centroids: Array, max_iter: int, tol: float) -> KMeansResult:
+        ops = self.samples.ops
+        status, n_iter = Status.MAX_ITER, 0
+        with ops.quiet():
+            while n_iter < max_iter:
+                cooled = self._cool(n_iter)
+                step, n_iter = self._step(centroids), n_iter + 1
+                moved = self._means(step, centroids)
+                shift = ops.facts([ops.xp.sum((moved - centroids) ** 2)])[0]
+                centroids = moved
+                if cooled and (step.changed == 0 or shift <= tol):
+                    status = Status.CONVERGED
+                    break
+            return self._result(centroids, n_iter, status)
+
+    def _cool(self, n_iter: int) -> bool:
+        """Whether the solver is the one that was asked for, and not one that softens the first rounds."""
+        if not isinstance(self.assign, Annealing):
+            return True
+        assert isinstance(self.current, SolvedPass)
+        self.current.solver = self.assign.at(n_iter)
+        return self.current.solver == self.assign.solver
+
+    def _step(self, centroids: Array) -> Step:
+        """The sums of all ranks."""
+        samples, ops, xp = self.samples, self.samples.ops, self.samples.ops.xp
+        step = self.current.run(centroids)
+        if samples.reducer is not None:
+            changed = ops.full((1,), step.changed if math.isfinite(step.changed) else float(samples.n), ops.wide)
+            flat = xp.concat([xp.reshape(step.sums, (-1,)), step.counts, changed])
+            flat = samples.summed(flat)
+            size = self.k * samples.dim
+            sums = xp.reshape(flat[:size], (self.k, samples.dim))
+            step = Step(sums, flat[size:-1], float(flat[-1]))
+        if isinstance(self.current, SolvedPass) and not self._is_hard:
+            step = step._replace(changed=math.inf)
+        if ops.facts([xp.min(step.counts)])[0] <= 0 and not isinstance(self.current, SolvedPass):
+            step = self.empty.fill(samples, self.current, step, centroids)
+        return step
+
+    @property
+    def _is_hard(self) -> bool:
+        return not hasattr(getattr(self.current, "answer", None), "epsilon")
+
+    def _means(self, step: Step, centroids: Array) -> Array:
+        """The mean of each cluster, of length one for the cosine; where there is none, the centroid as it was."""
+        samples, xp = self.samples, self.samples.ops.xp
+        some = (step.counts > 0)[:, None]
+        means = step.sums / xp.where(some, step.counts[:, None], xp.ones_like(step.counts[:, None]))
+        if samples.metric == "cosine":
+            length = xp.sqrt(xp.sum(means * means, axis=-1))[:, None]
+            some = some & (length > 8 * float(xp.finfo(samples.dtype).eps))
+            means = means / xp.where(some, length, xp.ones_like(length))
+        return xp.where(some, means, centroids)
+
+    def _result(self, centroids: Array, n_iter: int, status: Status) -> KMeansResult:
+        """Assign once more, to the centroids as the caller gets them."""
+        samples, ops, xp = self.samples, self.samples.ops, self.samples.ops.xp
+        given = samples.given_back(centroids)
+        laid = samples.laid(given)
+        answer = None
+        if isinstance(self.current, SolvedPass):
+            self.current.run(laid)
+            answer = self.current.answer
+            labels = self.current.labels
+        else:
+            self.current = self.current.afresh()
+            self.current.run(laid)
+            labels = self.current.labels
+        if answer is not None and not self._is_hard:
+            value = float(ops.facts([samples.from_face(answer.transport_value())])[0])
+            inertia = 2 * (samples.total + -value) if samples.metric == "cosine" else -value
+        else:
+            distances = ops.cast(self.current.distances(laid), ops.wide)
+            distances = distances if samples.weights is None else distances * ops.cast(samples.weights, ops.wide)
+            inertia = float(samples.summed(xp.sum(distances)[None])[0])
+        self._warn_of_empty(labels)
+        centroids = samples.to_face(given)
+        return KMeansResult(
+            centroids, samples.to_face(labels), inertia, n_iter, status, lambda: self._assignment(centroids), answer
+        )
+
+    def _assignment(self, centroids: Array) -> Assignment:
+        samples = self.samples
+        if samples.is_streamed:
+            raise TypeError("the samples were read from a file, and an assignment needs them in memory: use labels")
+        weights = None if samples.weights is None else samples.to_face(samples.weights)
+        points = PointScores(samples.given, centroids, metric=samples.metric)
+        problem = Problem(points, sample_mass=weights, check_values=False, sharded=samples.reducer is not None)
+        return solve(problem, Nearest(), reducer=samples.reducer)
+
+    def _warn_of_empty(self, labels: Array) -> None:
+        samples, ops = self.samples, self.samples.ops
+        used = np.bincount(ops.to_numpy(labels)[ops.to_numpy(labels) >= 0], minlength=self.k).astype(float)
+        n_used = int((ops.to_numpy(samples.summed(ops.asarray(used, dtype=ops.wide))) > 0).sum())
+        if n_used < self.k:
+            warnings.warn(
+                f"{self.k - n_used} of {self.k} clusters hold no sample: there may be fewer distinct samples than clusters",
+                UserWarning,
+                stacklevel=4,
+            )
+
+
+def _first_centroids(start: Any, samples: Samples, n_clusters: int, seed: int) -> Array:
+    with samples.ops.quiet():
+        if isinstance(start, Start):
+            return start.draw(samples, n_clusters, seed)
+        given = start.centroids if isinstance(start, KMeansResult) else start
+        values = samples.from_face(samples.face.asarray(given))
+        if tuple(values.shape) != (n_clusters, samples.dim):
+            raise ValueError(f"init must have shape ({n_clusters}, {samples.dim}), got {tuple(values.shape)}")
+        samples.ops.float_dtype(values, "init")
+        if not bool(samples.ops.xp.all(samples.ops.xp.isfinite(values))):
+            raise ValueError("init must be finite, got NaN or infinity")
+        return samples.laid(values)
+
+
+def _check(n_clusters: Any, assign: Any, n_init: Any, max_iter: Any, tol: Any, empty: Any, seed: Any) -> None:
+    for name, value, least in (
+        ("n_clusters", n_clusters, 1),
+        ("n_init", n_init, 1),
+        ("max_iter", max_iter, 1),
+        ("seed", seed, 0),
+    ):
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise TypeError(f"{name} must be a whole number, got {value!r}")
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+    if isinstance(assign, type) or not isinstance(assign, (Solver, Annealing)):
+        raise TypeError(
+            f"assign must be a solver such as Nearest() or ExactBalanced(), or Annealing around one; got {assign!r}"
+        )
+    if isinstance(empty, type) or not isinstance(empty, EmptyClusters):
+        raise TypeError(f"empty must be RelocateFarthest(), KeepEmpty() or have their method fill, got {empty!r}")
+    if isinstance(tol, bool) or not isinstance(tol, (int, float, np.floating)):
+        raise TypeError(f"tol must be a number, got {tol!r}")
+    if not tol >= 0:
+        raise ValueError(f"tol must not be negative, got {tol}")

@@ -1,0 +1,92 @@
+"""One reading of the samples by k-means: the nearest centroid of each, and the sums that the next centroids are made of."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from otcluster._ops.generic import Array
+from otcluster.clustering.samples import Samples
+
+
+class Step(NamedTuple):
+    """What a pass found on this rank."""
+
+    sums: Array
+    """Weighted sums of the prepared rows of each cluster, (k, dim), in the wide dtype."""
+    counts: Array
+    """Weight of each cluster, (k,), in the wide dtype."""
+    changed: float
+    """How many rows belong elsewhere than in the pass before."""
+
+
+class Pass(Protocol):
+    """How the samples are assigned, over and over; holds what one pass knows from those before."""
+
+    @property
+    def labels(self) -> Array:
+        """(n,), integers; -1 before the first pass."""
+        ...
+
+    def run(self, centroids: Array) -> Step:
+        """Assign to centroids (k, dim) in the coordinates of the samples, in the wide dtype."""
+        ...
+
+    def distances(self, centroids: Array) -> Array:
+        """Squared distance of each row to the centroid of its label, (n,)."""
+        ...
+
+    def relabel(self, row: int, cluster: int) -> None:
+        """Give a row to another cluster, in ``labels`` and in the sums that later passes start from."""
+        ...
+
+    def afresh(self) -> Pass:
+        """A pass over the same samples that knows nothing of those before."""
+        ...
+
+
+class PlainPass:
+    """Every row against every centroid, made of the primitives of :mod:`otcluster._ops`: the definition."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+        self.labels: Array = samples.ops.full((samples.n,), -1, samples.ops.integer)
+
+    def afresh(self) -> PlainPass:
+        return PlainPass(self.samples)
+
+    def run(self, centroids: Array) -> Step:
+        samples, ops, xp = self.samples, self.samples.ops, self.samples.ops.xp
+        k = int(centroids.shape[0])
+        points = ops.cast(centroids, samples.dtype)
+        half = xp.sum(points * points, axis=-1) / 2
+        sums, counts = ops.full((k, samples.dim), 0.0, ops.wide), ops.full((k, 1), 0.0, ops.wide)
+        found = []
+        for rows, block in samples.blocks(max(64, ops.tile_elements // k)):
+            row = samples.prepared(block, rows)
+            label = ops.argmax(row @ points.T - half)
+            found.append(label)
+            weight = xp.ones_like(row[:, :1]) if samples.weights is None else samples.weights[rows][:, None]
+            sums = sums + ops.segment_sum(row * weight, label, k)
+            counts = counts + ops.segment_sum(weight, label, k)
+        labels = xp.concat(found) if found else self.labels
+        changed = float(xp.sum(ops.cast(labels != self.labels, ops.wide))) if samples.n else 0.0
+        self.labels = labels
+        return Step(sums, counts[:, 0], changed)
+
+    def distances(self, centroids: Array) -> Array:
+        return own_distances(self.samples, self.labels, centroids)
+
+    def relabel(self, row: int, cluster: int) -> None:
+        ops = self.samples.ops
+        self.labels = ops.xp.where(ops.arange(self.samples.n) == row, ops.full((), cluster, ops.integer), self.labels)
+
+
+def own_distances(samples: Samples, labels: Array, centroids: Array) -> Array:
+    """Squared distance of each row to the centroid of its label, (n,) in the dtype of the samples."""
+    ops, xp = samples.ops, samples.ops.xp
+    points = ops.cast(centroids, samples.dtype)
+    found = []
+    for rows, block in samples.blocks(max(256, ops.tile_elements // samples.dim)):
+        difference = samples.prepared(block, rows) - xp.take(points, labels[rows], axis=0)
+        found.append(xp.sum(difference * difference, axis=-1))
+    return xp.concat(found) if found else ops.full((0,), 0.0, samples.dtype)

@@ -1,0 +1,242 @@
+"""What k-means reads: rows in the coordinates of its metric, a block at a time, wherever they lie."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+
+from otcluster._ops import GenericOps, compiled, select
+from otcluster._ops.generic import Array
+from otcluster.distributed import Reducer
+
+Geometry: TypeAlias = Literal["cosine", "sqeuclidean"]
+_BLOCK_BYTES = 1 << 25  # of rows read at once where they have to be converted or come from a file
+
+
+class Samples:
+    """The rows of one rank, their weights, and where the coordinates of k-means begin.
+
+    A *prepared* row is ``(x - centre) * scale``: around the mean of all rows, so that far-away data keep their precision;
+    or, for the cosine, of length one (a zero vector stays zero). Rows in host memory are worked on with NumPy, whatever
+    library they came in.
+
+    Attributes:
+        ops: The primitives that the work is done with.
+        n, dim: Rows of this rank, and their width.
+        n_everywhere: Rows of all ranks.
+        dtype: What rows are computed in.
+        weights: (n,) in ``dtype``, or None for ones.
+        total: Weight of all rows of all ranks.
+        centre: (dim,) in ``dtype``.
+        variance: The weighted mean of the variances of the coordinates, over all ranks.
+    """
+
+    def __init__(self, x: Any, weights: Any, metric: Geometry, reducer: Reducer | None) -> None:
+        if metric not in get_args(Geometry):
+            raise ValueError(f"metric must be one of {', '.join(get_args(Geometry))}, got {metric!r}")
+        self.metric: Geometry = metric
+        self.reducer = reducer
+        self.given = x
+        self._source = x if hasattr(x, "read") else None
+        if self._source is not None:
+            real = np.float64 if np.dtype(x.dtype) == np.float64 else np.float32
+            self._x: Any = np.zeros((0, 0), real)
+            self.face = select(self._x, "x")
+        else:
+            self.face = select(x, "x")
+            if x.ndim != 2:
+                raise ValueError(f"x must have shape (n_samples, dim), got {tuple(x.shape)}")
+            self.face.float_dtype(x, "x")
+            self._x = _on_host(self.face, x)
+        self.ops = self.face if self._source is None and self._x is x else select(self._x, "x")
+        self.dtype = self.ops.float_dtype(self._x, "x")
+        self.is_streamed = self._source is not None
+        self.is_numpy = isinstance(self._x, np.ndarray)
+        self.n, self.dim = (int(size) for size in x.shape)
+        if self.dim == 0:
+            raise ValueError(f"x of shape {tuple(x.shape)} has no features: the second dimension must be at least 1")
+        self.weights = None if weights is None else self._checked_weights(weights)
+        self._survey()
+
+    def _checked_weights(self, weights: Any) -> Array:
+        given = self.face.asarray(weights)
+        if self.face.xp.isdtype(given.dtype, "bool") or tuple(given.shape) != (self.n,):
+            raise ValueError(f"sample_weight must hold one number for each of the {self.n} rows, got {tuple(given.shape)}")
+        values = self.ops.cast(self.from_face(given), self.dtype)
+        values = np.ascontiguousarray(values) if self.is_numpy else values
+        if self.n and not bool(self.ops.xp.all(self.ops.xp.isfinite(values) & (values >= 0))):
+            raise ValueError("sample_weight must be finite and not negative")
+        return values
+
+    def _survey(self) -> None:
+        """One reading: whether all is finite, the centre, the variance and the scales."""
+        ops, xp = self.ops, self.ops.xp
+        # Squares are taken around a row, since those of far-away data leave no digit to their differences.
+        around = ops.full((self.dim,), 0.0, ops.wide) if self.metric == "cosine" else self._common_row()
+        with ops.quiet():
+            loops = self.loops()
+            read = self._read_all if loops is None else functools.partial(self._read_compiled, loops)
+            first, second, total, largest, scale = read(around)
+            numbers = xp.stack([total, ops.full((), float(self.n), ops.wide)])
+            packed = self.summed(xp.concat([first, second, numbers]))
+            largest = self.greatest(largest)
+            limit = float(xp.finfo(self.dtype).max) ** 0.5 / (4 * self.dim)
+            if not math.isfinite(largest):
+                raise ValueError("x must be finite, got NaN or infinity")
+            if self.metric == "sqeuclidean" and largest > limit:
+                raise ValueError(f"x is too large: squares of its entries overflow {self.dtype}, scale the data down")
+            self.total, rows_of_all = ops.facts([packed[-2], packed[-1]])
+            self.n_everywhere = round(rows_of_all)
+            whole = max(self.total, np.finfo(np.float64).tiny)
+            mean = packed[: self.dim] / whole
+            spread = xp.clip(packed[self.dim : 2 * self.dim] / whole - mean * mean, 0.0, None)
+            self.variance = ops.facts([xp.mean(spread)])[0]
+            self.scale: Array | None = scale
+            self.centre = ops.cast(mean + around if scale is None else 0 * mean, self.dtype)
+
+    def _read_all(self, around: Array) -> tuple[Array, Array, Array, float, Array | None]:
+        """Sums around a row, sums of squares, the weight, the largest magnitude (infinite if one is not finite), scales."""
+        ops, xp = self.ops, self.ops.xp
+        first, second = ops.full((self.dim,), 0.0, ops.wide), ops.full((self.dim,), 0.0, ops.wide)
+        total, largest, scales = ops.full((), 0.0, ops.wide), 0.0, []
+        for rows, block in self.blocks(self._rows_at_once):
+            values = ops.cast(block, ops.wide)
+            magnitude = xp.abs(values)
+            finite = bool(xp.all(xp.isfinite(values)))
+            largest = max(largest, ops.facts([xp.max(magnitude)])[0] if finite else math.inf)
+            weight = ops.full((rows.stop - rows.start,), 1.0, ops.wide)
+            weight = weight if self.weights is None else ops.cast(self.weights[rows], ops.wide)
+            if self.metric == "cosine":
+                inverse = _inverse_lengths(ops, values)
+                scales.append(ops.cast(inverse, self.dtype))
+                values = values * inverse[:, None]
+            values = values - around
+            first = first + xp.sum(values * weight[:, None], axis=0)
+            second = second + xp.sum(values * values * weight[:, None], axis=0)
+            total = total + xp.sum(weight)
+        nothing = ops.full((0,), 0.0, self.dtype)
+        return first, second, total, largest, (xp.concat([nothing, *scales]) if self.metric == "cosine" else None)
+
+    def _read_compiled(self, loops: Any, around: Any) -> tuple[Any, Any, Any, float, Any]:
+        """The same, in compiled loops."""
+        threads, by_length = self.ops.n_threads, self.metric == "cosine"
+        real = np.dtype(self.dtype)
+        scale = np.empty(self.n if by_length else 0, real)
+        first, second, facts = np.zeros((threads, self.dim)), np.zeros((threads, self.dim)), np.zeros((threads, 3))
+        weights = np.zeros(0, real) if self.weights is None else self.weights
+        for rows, block in self.blocks():
+            given = block, weights[rows] if len(weights) else weights, around, by_length
+            own = scale[rows] if by_length else scale
+
+            def read(thread: int, *span: int, given: Any = given, own: Any = own) -> None:
+                loops.survey(*given, *span, own, first[thread], second[thread], facts[thread])
+
+            compiled.over_rows(len(block), self.dim, threads, read)
+        largest = float(facts[:, 1].max()) if np.isfinite(facts[:, 2]).all() else math.inf
+        return first.sum(0), second.sum(0), facts[:, 0].sum(), largest, scale if by_length else None
+
+    def _common_row(self) -> Array:
+        """A row that all ranks know of: the largest of their first."""
+        ops, xp = self.ops, self.ops.xp
+        row = ops.full((self.dim,), -math.inf, ops.wide)
+        if self.n:
+            block = next(iter(self.blocks(1)))[1]
+            row = ops.cast(block[0, :], ops.wide)
+        row = self.maximum(row)
+        return xp.where(xp.isfinite(row), row, xp.zeros_like(row))
+
+    def blocks(self, rows: int | None = None) -> Iterator[tuple[slice, Array]]:
+        """Ranges of rows, and the rows in ``dtype``, as they are: not prepared."""
+        read = self.n if self._source is None and self._x.dtype == self.dtype and self._contiguous else self._rows_at_once
+        if rows is not None:
+            read = max(1, min(read, rows))
+        for start in range(0, self.n, max(read, 1)):
+            here = slice(start, min(start + read, self.n))
+            yield here, self.block(here)
+
+    def block(self, rows: slice) -> Array:
+        """Some consecutive rows, not prepared."""
+        block = self._source.read(rows.start, rows.stop) if self._source is not None else self._x[rows, :]
+        with self.ops.quiet():
+            block = self.ops.cast(block, self.dtype)
+        return np.ascontiguousarray(block) if self.is_numpy else block
+
+    @property
+    def _contiguous(self) -> bool:
+        return not self.is_numpy or bool(self._x.flags.c_contiguous and not isinstance(self._x, np.memmap))
+
+    @property
+    def _rows_at_once(self) -> int:
+        return max(256, _BLOCK_BYTES // (8 * self.dim))
+
+    def row(self, index: int) -> Array:
+        """One prepared row, in the wide dtype."""
+        return self.prepared(self.block(slice(index, index + 1)), slice(index, index + 1))[0, :]
+
+    def prepared(self, block: Array, rows: slice) -> Array:
+        """Rows in the coordinates of k-means, in ``dtype``."""
+        if self.scale is None:
+            return block - self.centre
+        return block * self.scale[rows][:, None]
+
+    def laid(self, centroids: Array) -> Array:
+        """Centroids of the caller in the coordinates of k-means, in the wide dtype."""
+        wide = self.ops.cast(centroids, self.ops.wide)
+        if self.metric == "cosine":
+            return wide * _inverse_lengths(self.ops, wide)[:, None]
+        return wide - self.ops.cast(self.centre, self.ops.wide)
+
+    def given_back(self, centroids: Array) -> Array:
+        """Centroids in the coordinates and dtype of the caller, still of :attr:`ops`."""
+        if self.metric == "cosine":
+            return self.ops.cast(centroids, self.dtype)
+        return self.ops.cast(centroids + self.ops.cast(self.centre, self.ops.wide), self.dtype)
+
+    def loops(self) -> Any:
+        """The compiled loops of k-means for these rows, None where there are none."""
+        return compiled.kernels(np.dtype(self.dtype).name, "kmeans_loops") if self.is_numpy else None
+
+    def to_face(self, array: Array) -> Array:
+        """An array of :attr:`ops` in the library and on the device of the caller."""
+        return array if self.face is self.ops else self.face.asarray(array)
+
+    def from_face(self, array: Array) -> Array:
+        """The other way."""
+        return _on_host(self.face, array) if self.face is not self.ops else array
+
+    def summed(self, array: Array) -> Array:
+        """The sum over the ranks."""
+        if self.reducer is None:
+            return array
+        return self.from_face(self.reducer.sum(self.to_face(array)))
+
+    def maximum(self, array: Array) -> Array:
+        """The largest over the ranks, entry by entry."""
+        if self.reducer is None:
+            return array
+        return self.from_face(self.reducer.max(self.to_face(array)))
+
+    def greatest(self, value: float) -> float:
+        """The largest of a number over the ranks."""
+        return float(self.maximum(self.ops.full((1,), value, self.ops.wide))[0])
+
+
+def _on_host(ops: GenericOps, x: Array) -> Array:
+    """The same memory as a NumPy array where NumPy can work on it; else ``x`` itself."""
+    if not type(x).__module__.startswith("torch") or str(ops.device_of(x)) != "cpu":
+        return x
+    return ops.to_numpy(ops.cast(x, ops.float_dtype(x, "x")) if "bfloat16" in str(x.dtype) else x)
+
+
+def _inverse_lengths(ops: GenericOps, values: Array) -> Array:
+    """One over the length of each row, zero for a zero vector."""
+    xp = ops.xp
+    largest = xp.max(xp.abs(values), axis=-1)
+    safe = xp.where(largest > 0, largest, xp.ones_like(largest))
+    scaled = values / safe[:, None]
+    length = xp.sqrt(xp.sum(scaled * scaled, axis=-1))
+    return xp.where(largest > 0, 1 / (xp.where(largest > 0, length, xp.ones_like(length)) * safe), xp.zeros_like(safe))

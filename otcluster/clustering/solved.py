@@ -1,0 +1,85 @@
+"""The pass of k-means in which a solver decides: balanced k-means, and its entropic form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from otcluster import passes
+from otcluster._ops.generic import Array
+from otcluster.assignment import Assignment, EntropicAssignment
+from otcluster.clustering.passes import Step, own_distances
+from otcluster.clustering.samples import Samples
+from otcluster.problem import Problem
+from otcluster.scores import PointScores
+from otcluster.solve import solve
+from otcluster.solvers import LogSinkhorn, Solver
+
+
+class SolvedPass:
+    """Assign by solving a problem whose scores are formed from the samples and the centroids."""
+
+    def __init__(self, samples: Samples, solver: Solver, cluster_share: Any) -> None:
+        if samples.is_streamed:
+            raise TypeError(
+                f"{type(solver).__name__} needs the rows in memory, and x is read from a file: load it, or use Nearest"
+            )
+        self.samples, self.solver, self.cluster_share = samples, solver, cluster_share
+        self.labels: Array = samples.ops.full((samples.n,), -1, samples.ops.integer)
+        self.answer: Assignment | None = None
+
+    def solve(self, centroids: Array) -> Assignment:
+        """The answer for centroids in the coordinates and dtype of the caller."""
+        samples = self.samples
+        points = PointScores(samples.given, samples.to_face(centroids), metric=samples.metric)
+        weights = None if samples.weights is None else samples.to_face(samples.weights)
+        problem = Problem(
+            points,
+            sample_mass=weights,
+            cluster_share=self.cluster_share,
+            check_values=False,
+            sharded=samples.reducer is not None,
+        )
+        warm = isinstance(self.solver, LogSinkhorn) and self.solver.tol is not None
+        start = self.answer if warm else None
+        return solve(problem, self.solver, start=start, reducer=samples.reducer)
+
+    def run(self, centroids: Array) -> Step:
+        samples, ops, xp = self.samples, self.samples.ops, self.samples.ops.xp
+        self.answer = self.solve(samples.given_back(centroids))
+        before, self.labels = self.labels, ops.cast(samples.from_face(self.answer.labels()), ops.integer)
+        if isinstance(self.answer, EntropicAssignment):
+            # A plan may change where no label does.
+            return Step(*self._plan_sums(self.answer), float("inf") if samples.n else 0.0)
+        k = int(centroids.shape[0])
+        sums, counts = ops.full((k, samples.dim), 0.0, ops.wide), ops.full((k, 1), 0.0, ops.wide)
+        for rows, block in samples.blocks(1 << 14):
+            row = samples.prepared(block, rows)
+            weight = xp.ones_like(row[:, :1]) if samples.weights is None else samples.weights[rows][:, None]
+            sums = sums + ops.segment_sum(row * weight, self.labels[rows], k)
+            counts = counts + ops.segment_sum(weight, self.labels[rows], k)
+        changed = xp.sum(ops.cast(self.labels != before, ops.wide)) if samples.n else 0.0
+        return Step(sums, counts[:, 0], float(changed))
+
+    def _plan_sums(self, answer: EntropicAssignment) -> tuple[Array, Array]:
+        samples, ops, xp = self.samples, self.samples.ops, self.samples.ops.xp
+        problem = answer.problem
+        plan_of = passes.tile_plan(problem, answer.cluster_potential, answer.epsilon)
+        k = problem.n_clusters
+        sums, counts = ops.full((k, samples.dim), 0.0, ops.wide), ops.full((k,), 0.0, ops.wide)
+        with problem.ops.quiet():
+            for batches, rows, scores in passes.tiles(problem):
+                plan = samples.from_face(plan_of(batches, rows, scores))[0, :, :]
+                row = samples.prepared(samples.block(rows), rows)
+                sums = sums + ops.cast(xp.matrix_transpose(plan) @ row, ops.wide)
+                counts = counts + ops.column_sum(plan)
+        return sums, counts
+
+    def afresh(self) -> SolvedPass:
+        return SolvedPass(self.samples, self.solver, self.cluster_share)
+
+    def distances(self, centroids: Array) -> Array:
+        return own_distances(self.samples, self.labels, centroids)
+
+    def relabel(self, row: int, cluster: int) -> None:
+        ops = self.samples.ops
+        self.labels = ops.xp.where(ops.arange(self.samples.n) == row, ops.full((), cluster, ops.integer), self.labels)
