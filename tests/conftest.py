@@ -17,11 +17,14 @@ from otcluster._ops.numpy import NumpyOps
 # With two workers on two cores, more threads than one each only get in each other's way.
 torch.set_num_threads(1)
 
+gc.disable()  # until all is imported
+
 
 def pytest_collection_finish():
     """Modules and tests stay to the end: without them there is little for the collector of garbage to look through."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def _sets_of_dtypes(table):
