@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.peers import Peer
-from benchmarks.timing import copy_speed, measure, ratio, versions
+from benchmarks.timing import copy_speed, measure, product_speed, ratio, versions
 
 
 @dataclass(frozen=True)
@@ -69,19 +69,22 @@ def compared(
     *,
     error_is: str,
     errors: Callable[[Any, Any], tuple[float | None, float]],
-    floor_bytes: float,
+    floor_bytes: float = 0.0,
+    floor_flops: float = 0.0,
     repeats: int = 9,
+    slow: float | None = None,
     target: float | None = None,
 ) -> Iterator[Row]:
     """The row of a peer, or none where it is missing or cannot do the job (it is named then).
 
-    ``errors`` gives that of the peer and ours from the two answers.
+    ``errors`` gives that of the peer and ours from the two answers. The floor is the time for the bytes, or that for the flops
+    if it is longer. Who takes more than ``slow`` seconds (two) is called once.
     """
     theirs = peer.ready(what)
     if theirs is None:
         return
     ours()  # compiles
-    measured = measure({"theirs": theirs, "ours": ours}, repeats)
+    measured = measure({"theirs": theirs, "ours": ours}, repeats, slow)
     them, us = measured["theirs"], measured["ours"]
     peer_error, error = errors(them.answer, us.answer)
     yield Row(
@@ -96,7 +99,7 @@ def compared(
         error=error,
         peer_memory=them.memory,
         memory=us.memory,
-        floor_seconds=floor_bytes / copy_speed(),
+        floor_seconds=max(floor_bytes / copy_speed(), floor_flops / product_speed() if floor_flops else 0.0),
         target=target,
         versions=versions(*peer.packages),
     )

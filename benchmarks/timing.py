@@ -11,13 +11,16 @@ import platform
 import statistics
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import otcluster
@@ -40,10 +43,10 @@ class Measured:
         return statistics.median(self.seconds)
 
 
-def measure(candidates: dict[str, Callable[[], Any]], repeats: int) -> dict[str, Measured]:
+def measure(candidates: dict[str, Callable[[], Any]], repeats: int, slow: float | None = None) -> dict[str, Measured]:
     """Memory and answer of a warm call of each candidate, and its seconds in turns; of a slow one all from its first call."""
     measured = {name: once(call) for name, call in candidates.items()}
-    quick = {name: call for name, call in candidates.items() if measured[name].seconds[0] < _SLOW}
+    quick = {name: call for name, call in candidates.items() if measured[name].seconds[0] < (slow or _SLOW)}
     for name, call in quick.items():
         measured[name] = once(call)
     for name, seconds in side_by_side(quick, repeats).items():
@@ -113,6 +116,36 @@ def peak_memory(call: Callable[[], Any]) -> int | None:
     return max(0, now("VmHWM") - before)
 
 
+@dataclass
+class Growth:
+    """How many bytes of its own a process held at most beyond those before, as far as it was looked at."""
+
+    most: int = 0
+
+
+@contextmanager
+def private_memory(every: float = 0.02) -> Iterator[Growth]:
+    """Watch the memory that is this process's alone: not the pages of files, which the system can take back."""
+
+    def now() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+    before, growth, done = now(), Growth(), threading.Event()
+
+    def watch() -> None:
+        while not done.wait(every):
+            growth.most = max(growth.most, now() - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield growth
+    finally:
+        done.set()
+        watcher.join()
+
+
 def one_heap() -> None:
     """Let all threads of this process share one heap of the C library (glibc), for :func:`peak_memory` to see all of it.
 
@@ -145,6 +178,19 @@ def copy_speed(n_bytes: int = 1 << 28) -> float:
         target.copy_(source)
         seconds.append(time.perf_counter() - start)
     return n_bytes / min(seconds[1:])
+
+
+@functools.cache
+def product_speed(n: int = 2048) -> float:
+    """Operations a second of a product of large float32 matrices, the best of five."""
+    one, two = np.ones((n, n), np.float32), np.ones((n, n), np.float32)
+    result = np.empty_like(one)
+    seconds = []
+    for _ in range(6):
+        start = time.perf_counter()
+        np.matmul(one, two, out=result)
+        seconds.append(time.perf_counter() - start)
+    return 2 * n**3 / min(seconds[1:])
 
 
 def device() -> str:

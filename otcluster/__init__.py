@@ -8,6 +8,7 @@ from otcluster.assignment import Assignment, Status
 from otcluster.clustering.annealing import Annealing
 from otcluster.clustering.empty import KeepEmpty, RelocateFarthest
 from otcluster.clustering.kmeans import KMeansResult, kmeans
+from otcluster.clustering.progress import KMeansProgress
 from otcluster.clustering.starts import KMeansParallel, KMeansPlusPlus
 from otcluster.distributed import Reducer, TorchReducer
 from otcluster.gradients import ImplicitGradient, UnrolledGradient
@@ -57,6 +58,7 @@ __all__ = [
     "InfeasibleError",
     "KMeansParallel",
     "KMeansPlusPlus",
+    "KMeansProgress",
     "KMeansResult",
     "KeepEmpty",
     "LogSinkhorn",

@@ -5,6 +5,7 @@ from otcluster.clustering.empty import KeepEmpty as KeepEmpty
 from otcluster.clustering.empty import RelocateFarthest as RelocateFarthest
 from otcluster.clustering.kmeans import KMeansResult as KMeansResult
 from otcluster.clustering.kmeans import kmeans as kmeans
+from otcluster.clustering.progress import KMeansProgress as KMeansProgress
 from otcluster.clustering.starts import KMeansParallel as KMeansParallel
 from otcluster.clustering.starts import KMeansPlusPlus as KMeansPlusPlus
 from otcluster.distributed import Reducer as Reducer

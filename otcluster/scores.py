@@ -290,6 +290,7 @@ class PointScores:
         elif self.metric == "sqeuclidean":
             centre = xp.mean(centroids, axis=-2, keepdims=True)
             centroids = centroids - centre
+        squares = xp.sum(centroids * centroids, axis=-1) if self.metric == "sqeuclidean" else None
 
         def tile(batches: slice, rows: slice) -> Array:
             points = x[batches if x.shape[0] > 1 else slice(None), rows, :]
@@ -298,14 +299,33 @@ class PointScores:
                 points = points[0, :, None, :]
                 near = xp.take(centroids, own, axis=0)
                 middle = None if centre is None else xp.take(centre, own, axis=0)
+                lengths = None if squares is None else xp.take(squares, own, axis=0)
             else:
                 each = batches if centroids.shape[0] > 1 else slice(None)
                 near = centroids[each, :, :]
                 middle = None if centre is None else centre[each, :, :]
-            values = self._compare(points, near, middle)
+                lengths = None if squares is None else squares[each, :]
+            values = self._compare(points, near, middle, lengths)
             return values[None, :, 0, :] if groups is not None else values
 
         return tile
+
+    def whole(self) -> Array:
+        """All scores as one array, (..., n_samples, n_clusters), formed in tiles."""
+        xp = self.ops.xp
+        batches, rows = self.tile_shape(None)
+        tile, count = self.tiles(None), math.prod(self.batch_shape)
+        parts = [
+            xp.concat(
+                [
+                    tile(slice(first, min(first + batches, count)), slice(start, min(start + rows, self.n_samples)))
+                    for start in range(0, max(self.n_samples, 1), rows)
+                ],
+                axis=1,
+            )
+            for first in range(0, count, batches)
+        ]
+        return xp.reshape(xp.concat(parts), (*self.batch_shape, self.n_samples, self.n_clusters))
 
     def part(self, problem: int, rows: Array | None) -> PointScores:
         def own(vectors: Array) -> Array:
@@ -324,17 +344,17 @@ class PointScores:
         one = PointScores(x, self.centroids[cluster : cluster + 1, :], metric=self.metric)
         return one.tiles(None)(slice(0, 1), slice(0, one.n_samples))[0, :, 0]
 
-    def _compare(self, points: Array, centroids: Array, centre: Array | None) -> Array:
+    def _compare(self, points: Array, centroids: Array, centre: Array | None, squares: Array | None) -> Array:
         xp = self.ops.xp
         if self.metric == "cosine":
             points = self._normalised(points)
         elif centre is not None:
             points = points - centre
         products = points @ xp.matrix_transpose(centroids)
-        if self.metric != "sqeuclidean":
+        if squares is None:
             return products
-        squares = xp.sum(points * points, axis=-1)[..., :, None] + xp.sum(centroids * centroids, axis=-1)[..., None, :]
-        return xp.minimum(2 * products - squares, xp.zeros_like(products))
+        values = 2 * products - squares[..., None, :]
+        return xp.clip(values - xp.sum(points * points, axis=-1)[..., :, None], None, 0.0)
 
     def _normalised(self, vectors: Array) -> Array:
         if self.dim == 0:

@@ -13,6 +13,16 @@ from hypothesis import strategies as st
 MAX_N, MAX_K = 64, 16
 
 
+def clustered_vectors(n, *, d, n_true, spread=0.3, seed=0):
+    """The unit vectors of :func:`clustered_scores`, (n, d) in float64."""
+    rng = np.random.default_rng(seed)
+    share = 1 / np.arange(1, n_true + 1)
+    centres = rng.standard_normal((n_true, d))
+    centres /= np.linalg.norm(centres, axis=1, keepdims=True)
+    x = centres[rng.choice(n_true, size=n, p=share / share.sum())] + spread / np.sqrt(d) * rng.standard_normal((n, d))
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
 def clustered_scores(n, k, *, d=64, n_true=None, spread=0.3, seed=0, dtype=np.float64):
     """*The* clustered scores of tests and benchmarks: cosines of clustered unit vectors to k random members.
 
@@ -22,12 +32,7 @@ def clustered_scores(n, k, *, d=64, n_true=None, spread=0.3, seed=0, dtype=np.fl
     cosines are those of the rounded vectors, formed a few rows at a time.
     """
     rng = np.random.default_rng(seed)
-    n_true = n_true or 2 * k
-    share = 1 / np.arange(1, n_true + 1)
-    centres = rng.standard_normal((n_true, d))
-    centres /= np.linalg.norm(centres, axis=1, keepdims=True)
-    x = centres[rng.choice(n_true, size=n, p=share / share.sum())] + spread / np.sqrt(d) * rng.standard_normal((n, d))
-    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    x = clustered_vectors(n, d=d, n_true=n_true or 2 * k, spread=spread, seed=rng)
     clusters = x[rng.choice(n, size=k, replace=n < k)].T
     if dtype == np.float64:
         return x @ clusters

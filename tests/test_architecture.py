@@ -15,7 +15,7 @@ import otcluster.dnc
 
 PACKAGE = Path(otcluster.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-TORCH_ROOMS = ("_ops/torch.py", "_ops/torch_gradients.py", "_kernels/", "distributed.py", "stores/", "dnc/")
+TORCH_ROOMS = ("_ops/torch.py", "_ops/torch_gradients.py", "_kernels/", "distributed.py", "stores/", "runs/ranks.py", "dnc/")
 # A room may import those of its own floor and of the floors below.
 FLOORS = [
     ("_kernels",),
@@ -29,6 +29,8 @@ FLOORS = [
     ("clustering", "metrics"),
     ("stores",),
     ("estimators",),
+    ("runs",),
+    ("cluster_command",),
     ("dnc",),
     ("cli",),
     ("__init__", "__main__"),

@@ -116,5 +116,9 @@ def test_the_version_is_shown():
 def test_what_is_not_installed_is_named(monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "timm" else find(name))
-    with pytest.raises(SystemExit, match=r"needs timm: pip install 'otcluster\[dnc\]'"):
+    result = invoke("dnc", "train", "digits", "--out", "somewhere")
+    assert result.exit_code == 1
+    assert str(result.exception) == "otcluster dnc needs timm: pip install 'otcluster[dnc]'"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "rich" else find(name))
+    with pytest.raises(SystemExit, match=r"the command line needs rich: pip install 'otcluster\[cli\]'"):
         cli.main()

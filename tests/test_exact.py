@@ -330,11 +330,20 @@ def test_small_and_empty_problems_are_answered(shape):
 def test_a_second_reading_repairs_what_the_first_pairs_missed(monkeypatch):
     # With too few pairs at hand paths take detours; the proof must notice, and the next round mend it.
     scores = clustered_scores(800, 16, seed=10)
-    monkeypatch.setattr(exact, "warm_prices", lambda scores, low, high: (np.zeros(16), 1e-9))
+    monkeypatch.setattr(exact, "warm_prices", lambda scores, low, high, start: (np.zeros(16), 1e-9))
     is_optimal(scores, otc.exact_balanced(scores), *fair(800, 16))
 
 
-def test_prices_to_start_from_are_refused():
-    scores = np.eye(3)
-    with pytest.raises(ValueError, match="ExactBalanced takes no start"):
-        otc.solve(otc.Problem(scores), otc.ExactBalanced(), start=otc.log_sinkhorn(scores))
+@pytest.mark.parametrize("kind", ["own", "soft", "far off", "with bounds"])
+def test_any_prices_to_start_from_end_at_the_optimum(kind):
+    scores = clustered_scores(900, 20, seed=11)
+    problem = otc.Problem(scores)
+    solver = otc.ExactBalanced(size_min=20, size_max=70) if kind == "with bounds" else otc.ExactBalanced()
+    bounds = (np.full(20, 20), np.full(20, 70)) if kind == "with bounds" else fair(900, 20)
+    start = {
+        "own": lambda: otc.solve(problem, solver),
+        "soft": lambda: otc.log_sinkhorn(scores, epsilon=0.02),
+        "far off": lambda: (None, np.random.default_rng(0).standard_normal(20) * 10),
+        "with bounds": lambda: otc.exact_balanced(scores),
+    }[kind]()
+    is_optimal(scores, otc.solve(problem, solver, start=start), *bounds)

@@ -36,13 +36,14 @@ class Balance(NamedTuple):
     """How far at most the sum of scores is from the largest one, relative to samples x range of the scores."""
 
 
-def balance(scores: Scores, low: Ints, high: Ints) -> Balance:
+def balance(scores: Scores, low: Ints, high: Ints, start: Floats | None = None) -> Balance:
     """Assign all samples, from ``low`` to ``high`` of them to each cluster, with the largest sum of scores.
 
     Args:
         scores: Of one problem, without batch dimensions or groups.
         low: Fewest samples of each cluster, (k,).
         high: Most samples of each, zero to close it.
+        start: Prices to begin from, (k,).
 
     Raises:
         InfeasibleError: There is no such assignment; the message begins with what is wrong.
@@ -60,7 +61,8 @@ def balance(scores: Scores, low: Ints, high: Ints) -> Balance:
         return Balance(np.zeros(0, dtype=np.int64), np.where(is_open, 0.0, np.inf), np.zeros(0), 0.0)
     prices, window = np.zeros(k), np.inf
     if n * k > _FEW and k > 1:
-        prices, window = warm_prices(scores, low, high)
+        begin = None if start is None else (np.where(is_open & np.isfinite(start), start, 0.0), None)
+        prices, window = warm_prices(scores, low, high, start=begin)
     placed: tuple[Ints, Floats] | None = None
     rounding = _ROUNDINGS * float(scores.ops.xp.finfo(scores.ops.wide).eps)  # of float32, where a library has no more
     tol = 0.0

@@ -31,8 +31,10 @@ class Balanced(NamedTuple):
     """How far at most from the optimum, (n_problems,), wide."""
 
 
-def balance_all(problem: Problem, takes_place: Bools, low: Ints, high: Ints) -> Balanced:
+def balance_all(problem: Problem, takes_place: Bools, low: Ints, high: Ints, start: Array | None = None) -> Balanced:
     """Assign the samples that take a place, ``low`` to ``high`` to each cluster, and others to what is best for them.
+
+    ``start``, (n_problems, k), is minus the prices to begin from; the answer is as good from any.
 
     Raises:
         InfeasibleError: A problem cannot be solved; the message says which and why.
@@ -41,9 +43,10 @@ def balance_all(problem: Problem, takes_place: Bools, low: Ints, high: Ints) -> 
     labels = np.full(takes_place.shape, -1, dtype=np.int64)
     best = np.full(takes_place.shape, -np.inf)
     g, gap = np.full(low.shape, -np.inf), np.zeros(len(low))
+    begin = None if start is None else -np.asarray(ops.to_numpy(start), dtype=np.float64)
     for at, batch, rows in _problems(problem, takes_place):
         with _placed(problem, at):
-            answer = balance(problem.scores.part(at, rows), low[at], high[at])
+            answer = balance(problem.scores.part(at, rows), low[at], high[at], None if begin is None else begin[at])
         place = slice(None) if rows is None else rows
         labels[batch, place], best[batch, place] = answer.labels, answer.best
         g[at], gap[at] = -answer.prices, answer.gap

@@ -31,6 +31,8 @@ _HELPS = 0.95
 _REACH = 64
 _SMALLEST = 4e-4
 """The last epsilon, as a share of the range of the scores."""
+_RESUMED = 1 / 256
+"""The epsilon to begin with where the prices were those of hard labels, as a share of the range of the scores."""
 _RIDGE = 1e-4
 _NEARBY = 0.5
 _OVERSHOT = 0.25
@@ -39,7 +41,7 @@ Table = npt.NDArray[np.float32]
 
 
 def warm_prices(
-    scores: Scores, low: Ints, high: Ints, *, start: tuple[Floats, float] | None = None, quick: bool = False
+    scores: Scores, low: Ints, high: Ints, *, start: tuple[Floats, float | None] | None = None, quick: bool = False
 ) -> tuple[Floats, float]:
     """Find prices, (k,), under which the best clusters of the samples have nearly the right sizes.
 
@@ -47,7 +49,7 @@ def warm_prices(
         scores: Of one problem, without batch dimensions or groups.
         low: Fewest samples of each cluster.
         high: Most samples.
-        start: Prices that nearly balance a soft assignment, and its epsilon.
+        start: Prices that nearly balance a soft assignment, and its epsilon; None for those of a hard one.
         quick: Leave away the last and largest draw.
 
     Returns:
@@ -66,7 +68,7 @@ def warm_prices(
         dual = SmoothedDual(read_table(scores.part(0, picked)), low.astype(np.float64) * share, high.astype(np.float64) * share)
         if not dual.spread:
             return prices, 0.0
-        epsilon = epsilon or dual.spread / 4
+        epsilon = (epsilon or dual.spread / 4) if epsilon is not None else _RESUMED * dual.spread
         # Of a draw at random no more can be learnt than its own noise; of the last, what the path search leaves open is little.
         enough = (0.1 if guided else 0.4) * np.sqrt(k * m) if quick or at + 1 < len(draws) else 0.2 * k
         prices, epsilon = dual.anneal(prices, epsilon, tol, enough)

@@ -14,7 +14,7 @@ import numpy as np
 
 from otcluster._ops import compiled
 from otcluster._ops.generic import Array
-from otcluster.clustering.passes import Step
+from otcluster.clustering.passes import Pass, PlainPass, Step
 from otcluster.clustering.samples import Samples
 
 _SCOUTS, _SCOUT_RUN = 4096, 64  # rows that tell what bounds would rule out
@@ -229,6 +229,12 @@ class CompiledPass:
     def _fold(self, sums: Any, counts: Any) -> None:
         self._sums += sums.sum(axis=0)
         self._counts += counts.sum(axis=0)
+
+
+def nearest_pass(samples: Samples, n_clusters: int) -> Pass:
+    """The pass for :class:`otcluster.Nearest`: compiled where that can be."""
+    loops = samples.loops()
+    return PlainPass(samples) if loops is None else CompiledPass(samples, n_clusters, loops)
 
 
 def grouped_order(points: Any, size: int) -> Any:

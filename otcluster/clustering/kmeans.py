@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,12 +14,13 @@ import numpy as np
 from otcluster._ops.generic import Array
 from otcluster.assignment import Assignment, Status
 from otcluster.clustering.annealing import Annealing
-from otcluster.clustering.bounded import CompiledPass
+from otcluster.clustering.bounded import nearest_pass
 from otcluster.clustering.empty import EmptyClusters, RelocateFarthest
-from otcluster.clustering.passes import Pass, PlainPass, Step
+from otcluster.clustering.passes import Pass, Step
+from otcluster.clustering.progress import KMeansProgress, Watcher
 from otcluster.clustering.samples import Geometry, Samples
 from otcluster.clustering.solved import SolvedPass
-from otcluster.clustering.starts import KMeansPlusPlus, Start
+from otcluster.clustering.starts import KMeansParallel, KMeansPlusPlus, Start
 from otcluster.distributed import Reducer
 from otcluster.problem import Problem
 from otcluster.scores import PointScores
@@ -66,7 +68,7 @@ def kmeans(
     *,
     assign: Solver | Annealing | None = None,
     metric: Geometry = "sqeuclidean",
-    init: Start | KMeansResult | Array | None = None,
+    init: Start | KMeansResult | KMeansProgress | Array | None = None,
     n_init: int = 1,
     max_iter: int = 300,
     tol: float = 1e-4,
@@ -75,6 +77,7 @@ def kmeans(
     cluster_share: Array | None = None,
     seed: int = 0,
     reducer: Reducer | None = None,
+    progress: Watcher | None = None,
 ) -> KMeansResult:
     """Find ``n_clusters`` centroids: assign the samples, move each centroid to the mean of its samples, and again.
 
@@ -88,8 +91,11 @@ def kmeans(
         n_clusters: How many clusters, at most as many as samples.
         assign: The solver, or :class:`Annealing` around one.
         metric: ``"sqeuclidean"``, or ``"cosine"``: distances between directions, and centroids of length one.
-        init: A start such as :class:`KMeansPlusPlus` (the default) or :class:`KMeansParallel`, centroids (n_clusters, dim), or
-            the result of another call.
+        init: A start such as :class:`KMeansPlusPlus` (the default) or :class:`KMeansParallel` (that for samples from files),
+            centroids (n_clusters, dim), or the result of another call; or what another call told its ``progress``, to go on
+            from there with the rounds of one start. That ends as the other call would have: with centroids equal to
+            rounding, and labels equal where rounding does not decide. (With ``tol=0`` it may count one round more, since
+            which rows change is not known at first.)
         n_init: How many starts to try, each with a seed of its own; that with the least inertia is kept.
         max_iter: Rounds at most, of each start.
         tol: Stop when the squared distances that all centroids moved sum to at most this share of the mean variance of the
@@ -101,6 +107,8 @@ def kmeans(
         seed: Of the start. Draws follow from it and from the rows, not from their order or who holds them.
         reducer: Sums over the ranks that share the samples, as in :func:`solve`. Centroids, inertia and status are then
             those of all samples, the same on every rank.
+        progress: Called, on every rank, with a :class:`KMeansProgress` when a start has been drawn and after each round. What
+            it raises ends the call.
 
     Returns:
         Centroids, and labels and inertia that belong to them.
@@ -125,6 +133,8 @@ def kmeans(
     assign = Nearest() if assign is None else assign
     empty = RelocateFarthest() if empty is None else empty
     _check(n_clusters, assign, n_init, max_iter, tol, empty, seed)
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress must be a function of a KMeansProgress, got {progress!r}")
     samples = Samples(x, sample_weight, metric, reducer)
     if samples.n_everywhere < n_clusters:
         raise ValueError(f"n_clusters must be at most the number of samples, got {n_clusters} for {samples.n_everywhere}")
@@ -132,11 +142,13 @@ def kmeans(
         raise ValueError("cluster_share says how clusters share the samples, and Nearest lets each take what it is nearest to")
     if not samples.total > 0:
         raise ValueError("sample_weight must have a positive sum: nothing would be clustered")
-    start = KMeansPlusPlus() if init is None else init
+    start = (KMeansParallel() if samples.is_streamed else KMeansPlusPlus()) if init is None else init
     best: KMeansResult | None = None
     for turn in range(n_init if isinstance(start, Start) else 1):
         run = _Run(samples, n_clusters, assign, empty, cluster_share)
-        found = run.to_the_end(_first_centroids(start, samples, n_clusters, seed + turn), max_iter, tol * samples.variance)
+        centroids = _first_centroids(start, samples, n_clusters, seed + turn)
+        before = start if isinstance(start, KMeansProgress) else KMeansProgress(centroids, 0, turn=turn)
+        found = run.to_the_end(centroids, max_iter, tol, before, progress)
         if best is None or found.inertia < best.inertia:
             best = found
     assert best is not None
@@ -156,22 +168,34 @@ class _Run:
         if not isinstance(self.assign, Nearest):
             solver = self.assign.at(0) if isinstance(self.assign, Annealing) else self.assign
             return SolvedPass(self.samples, solver, cluster_share)
-        loops = self.samples.loops()
-        return PlainPass(self.samples) if loops is None else CompiledPass(self.samples, self.k, loops)
+        return nearest_pass(self.samples, self.k)
 
-    def to_the_end(self, centroids: Array, max_iter: int, tol: float) -> KMeansResult:
-        ops = self.samples.ops
-        status, n_iter = Status.MAX_ITER, 0
+    def to_the_end(
+        self, centroids: Array, max_iter: int, tol: float, before: KMeansProgress, progress: Watcher | None
+    ) -> KMeansResult:
+        """The rounds that are left after those of ``before``."""
+        samples, ops = self.samples, self.samples.ops
+        began, n_iter, least = time.perf_counter(), before.n_iter, tol * samples.variance
+        status = Status.CONVERGED if before.converged else Status.MAX_ITER
         with ops.quiet():
-            while n_iter < max_iter:
+            if progress is not None and n_iter == 0:
+                progress(KMeansProgress(samples.told(centroids), 0, turn=before.turn))
+            if n_iter:
+                self._cool(n_iter - 1)
+            while status is not Status.CONVERGED and n_iter < max_iter:
                 cooled = self._cool(n_iter)
                 step, n_iter = self._step(centroids), n_iter + 1
                 moved = self._means(step, centroids)
                 shift = ops.facts([ops.xp.sum((moved - centroids) ** 2)])[0]
                 centroids = moved
-                if cooled and (step.changed == 0 or shift <= tol):
+                if cooled and (step.changed == 0 or shift <= least):
                     status = Status.CONVERGED
-                    break
+                if progress is not None:
+                    share = min(1.0, step.changed / samples.n_everywhere)
+                    relative = shift / samples.variance if samples.variance > 0 else 0.0
+                    seconds = time.perf_counter() - began
+                    told = samples.told(centroids), n_iter, status is Status.CONVERGED, before.turn, share, relative, seconds
+                    progress(KMeansProgress(*told))
             return self._result(centroids, n_iter, status)
 
     def _cool(self, n_iter: int) -> bool:
@@ -266,7 +290,7 @@ def _first_centroids(start: Any, samples: Samples, n_clusters: int, seed: int) -
     with samples.ops.quiet():
         if isinstance(start, Start):
             return start.draw(samples, n_clusters, seed)
-        given = start.centroids if isinstance(start, KMeansResult) else start
+        given = start.centroids if isinstance(start, KMeansResult | KMeansProgress) else start
         values = samples.from_face(samples.face.asarray(given))
         if tuple(values.shape) != (n_clusters, samples.dim):
             raise ValueError(f"init must have shape ({n_clusters}, {samples.dim}), got {tuple(values.shape)}")

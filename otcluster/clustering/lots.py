@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,9 @@ import numpy as np
 from otcluster._ops.generic import Array
 from otcluster.clustering.samples import Samples
 
-_BUCKETS = 4096
+_BUCKET_BITS = 12
+_BUCKETS = 1 << _BUCKET_BITS
+_CHUNK = 1 << 20  # rows of which temporaries are made at once
 # The finaliser of splitmix64 (Steele, Lea & Flood, "Fast splittable pseudorandom number generators", 2014).
 _STEP, _FIRST, _SECOND = (np.uint64(each) for each in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
@@ -39,35 +42,34 @@ class RowLots:
     def __init__(self, samples: Samples) -> None:
         self._samples = samples
         self.hashes = np.concatenate([np.zeros(0, np.uint64), *(self._hashed(block) for _, block in samples.blocks(1 << 16))])
-        self._bucket = (self.hashes >> np.uint64(64 - 12)).astype(np.int64)
-        self._order = np.argsort(self._bucket, kind="stable")
-        self._edges = np.searchsorted(self._bucket[self._order], np.arange(_BUCKETS + 1))
+        self._bucket = (self.hashes >> np.uint64(64 - _BUCKET_BITS)).astype(np.uint16)
 
     def _hashed(self, block: Array) -> Any:
         values = np.ascontiguousarray(self._samples.ops.to_numpy(block)) + 0.0  # minus zero is zero
         bits = values.view(np.uint64 if values.dtype == np.float64 else np.uint32)
-        hashes = np.zeros(len(bits), np.uint64)
-        with np.errstate(over="ignore"):
-            for axis, factor in enumerate(_mixed((np.arange(bits.shape[1], dtype=np.uint64) + np.uint64(1)) * _STEP)):
-                hashes += bits[:, axis] * (factor | np.uint64(1))
-        return _mixed(hashes)
+        factors = _mixed((np.arange(bits.shape[1], dtype=np.uint64) + np.uint64(1)) * _STEP) | np.uint64(1)
+        few = range(0, len(bits), 1024)  # what the cache holds
+        return _mixed(
+            np.concatenate([np.zeros(0, np.uint64), *(bits[at : at + 1024].astype(np.uint64) @ factors for at in few)])
+        )
 
     def draw(self, chance: Array, n_draws: int, *keys: int) -> Array:
         """Rows drawn with probabilities proportional to ``chance``: (n_draws, dim), as they were given, in the wide dtype."""
         samples, ops = self._samples, self._samples.ops
-        mine = ops.to_numpy(chance).astype(np.float64, copy=False)
-        local = np.bincount(self._bucket, weights=mine, minlength=_BUCKETS)
+        mine, local = ops.to_numpy(chance), np.zeros(_BUCKETS)
+        for rows in self._chunks():
+            local += np.bincount(self._bucket[rows], weights=mine[rows], minlength=_BUCKETS)
         sums = ops.to_numpy(samples.summed(ops.asarray(local, dtype=ops.wide))).cumsum()
         spots = uniform(np.arange(n_draws, dtype=np.uint64), *keys) * sums[-1]
         found = np.minimum(np.searchsorted(sums, spots, side="right"), _BUCKETS - 1)
         # In a bucket, the row with the largest log(chance) + Gumbel noise; of copies the mean, which is the same row.
         best, who = np.full(n_draws, -np.inf), np.full(n_draws, -1)
         for at, bucket in enumerate(found):
-            rows = self._order[self._edges[bucket] : self._edges[bucket + 1]]
-            rows = rows[mine[rows] > 0]
-            if len(rows):
-                keyed = np.log(mine[rows]) - np.log(-np.log(uniform(self.hashes[rows], *keys, at)))
-                best[at], who[at] = keyed.max(), rows[keyed.argmax()]
+            held = np.flatnonzero(self._bucket == bucket)
+            held = held[mine[held] > 0]
+            if len(held):
+                keyed = np.log(mine[held].astype(np.float64)) - np.log(-np.log(uniform(self.hashes[held], *keys, at)))
+                best[at], who[at] = keyed.max(), held[keyed.argmax()]
         top = best
         if samples.reducer is not None:
             top = ops.to_numpy(samples.maximum(ops.asarray(best, dtype=ops.wide)))
@@ -77,6 +79,19 @@ class RowLots:
         packed[won, -1] = 1
         whole = ops.to_numpy(samples.summed(ops.asarray(packed, dtype=ops.wide)))
         return ops.asarray(whole[:, :-1] / np.maximum(whole[:, -1:], 1), dtype=ops.wide)
+
+    def each(self, chance: Array, factor: float, *keys: int) -> Array:
+        """All rows of which each is drawn for itself, with probability ``chance * factor``; as :meth:`rows` gives them."""
+        mine = self._samples.ops.to_numpy(chance)
+        found = [np.zeros(0, np.int64)]
+        for rows in self._chunks():
+            drawn = uniform(self.hashes[rows], *keys) < mine[rows].astype(np.float64) * factor
+            found.append(np.flatnonzero(drawn) + rows.start)
+        return self.rows(np.concatenate(found))
+
+    def _chunks(self) -> Iterator[slice]:
+        for start in range(0, len(self.hashes), _CHUNK):
+            yield slice(start, start + _CHUNK)
 
     def rows(self, indices: Any) -> Array:
         """The rows at these places of this rank and those of the other ranks, in one order: (m, dim), as they were given."""

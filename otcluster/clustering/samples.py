@@ -196,6 +196,11 @@ class Samples:
             return self.ops.cast(centroids, self.dtype)
         return self.ops.cast(centroids + self.ops.cast(self.centre, self.ops.wide), self.dtype)
 
+    def told(self, centroids: Array) -> Array:
+        """Centroids in the coordinates and library of the caller, in the wide dtype: to go on from."""
+        inside = self.metric == "cosine"
+        return self.to_face(centroids if inside else centroids + self.ops.cast(self.centre, self.ops.wide))
+
     def loops(self) -> Any:
         """The compiled loops of k-means for these rows, None where there are none."""
         return compiled.kernels(np.dtype(self.dtype).name, "kmeans_loops") if self.is_numpy else None

@@ -10,9 +10,11 @@ from otcluster.assignment import Assignment, EntropicAssignment
 from otcluster.clustering.passes import Step, own_distances
 from otcluster.clustering.samples import Samples
 from otcluster.problem import Problem
-from otcluster.scores import PointScores
+from otcluster.scores import DenseScores, PointScores, Scores
 from otcluster.solve import solve
-from otcluster.solvers import LogSinkhorn, Solver
+from otcluster.solvers import ExactBalanced, LogSinkhorn, Solver
+
+_DENSE_BYTES = 1 << 28
 
 
 class SolvedPass:
@@ -31,17 +33,23 @@ class SolvedPass:
         """The answer for centroids in the coordinates and dtype of the caller."""
         samples = self.samples
         points = PointScores(samples.given, samples.to_face(centroids), metric=samples.metric)
+        few = samples.n * points.n_clusters * 4 <= _DENSE_BYTES
+        scores: Scores = DenseScores(points.whole()) if few else points  # a solver looks at them many times
         weights = None if samples.weights is None else samples.to_face(samples.weights)
         problem = Problem(
-            points,
+            scores,
             sample_mass=weights,
             cluster_share=self.cluster_share,
             check_values=False,
             sharded=samples.reducer is not None,
         )
-        warm = isinstance(self.solver, LogSinkhorn) and self.solver.tol is not None
-        start = self.answer if warm else None
+        start = self.answer if self._goes_on else None
         return solve(problem, self.solver, start=start, reducer=samples.reducer)
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether the solver may begin where it ended before, and its answer does not depend on that."""
+        return isinstance(self.solver, ExactBalanced) or (isinstance(self.solver, LogSinkhorn) and self.solver.tol is not None)
 
     def run(self, centroids: Array) -> Step:
         samples, ops, xp = self.samples, self.samples.ops, self.samples.ops.xp

@@ -9,11 +9,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from otcluster._ops.generic import Array
-from otcluster.clustering.lots import RowLots, uniform
-from otcluster.clustering.passes import PlainPass
+from otcluster.clustering.bounded import nearest_pass
+from otcluster.clustering.lots import RowLots
 from otcluster.clustering.samples import Samples
-
-_AT_ONCE = 256  # points that all rows are compared with at once
 
 
 @runtime_checkable
@@ -120,18 +118,15 @@ class KMeansParallel:
         far = _nearest_squares(samples, samples.laid(first), None)[:, 0]
         chosen = []
         for turn in range(1, self.rounds + 1):
-            chance = ops.cast(far if samples.weights is None else far * samples.weights, ops.wide)
-            total = float(samples.summed(xp.sum(chance)[None])[0])
+            chance = far if samples.weights is None else far * samples.weights
+            total = float(samples.summed(ops.column_sum(chance[:, None]))[0])
             if total <= 0:
                 break
-            wanted = ops.to_numpy(chance) * (self.oversampling * n_clusters / total)
-            chosen.append(lots.rows(np.flatnonzero(uniform(lots.hashes, seed, turn, 1) < wanted)))
-            new = samples.laid(chosen[-1])
-            for at in range(0, int(new.shape[0]), _AT_ONCE):
-                far = xp.min(_nearest_squares(samples, new[at : at + _AT_ONCE, :], far), axis=-1)
+            chosen.append(lots.each(chance, self.oversampling * n_clusters / total, seed, turn, 1))
+            far = _nearer(samples, samples.laid(chosen[-1]), far)
         # As they were given, so that what is drawn among them does not depend on the rounding of the centre.
         few = xp.concat([ops.cast(first, samples.dtype), *chosen])
-        weights = samples.summed(PlainPass(samples).run(samples.laid(few)).counts)
+        weights = samples.summed(nearest_pass(samples, int(few.shape[0])).run(samples.laid(few)).counts)
         kept = ops.asarray(np.flatnonzero(ops.to_numpy(weights) > 0))
         candidates = Samples(xp.take(few, kept, axis=0), xp.take(weights, kept), samples.metric, None)
         drawn = KMeansPlusPlus().draw(candidates, n_clusters, seed)
@@ -142,21 +137,31 @@ def _weights(samples: Samples) -> Array:
     return samples.ops.full((samples.n,), 1.0, samples.dtype) if samples.weights is None else samples.weights
 
 
+def _nearer(samples: Samples, points: Array, far: Array) -> Array:
+    """Squared distance of each row to the nearest point, or ``far`` where that is less: (n,)."""
+    if not points.shape[0]:
+        return far
+    found = nearest_pass(samples, int(points.shape[0])).afresh()
+    found.run(points)
+    return samples.ops.xp.minimum(found.distances(points), far)
+
+
 def _nearest_squares(samples: Samples, points: Array, far: Array | None) -> Array:
     """Squared distance of each row to each point, or ``far`` where that is less: (n, points), in the dtype of the samples."""
     ops, xp = samples.ops, samples.ops.xp
     near = ops.cast(points, samples.dtype)
+    count = int(near.shape[0])
     squares = xp.sum(near * near, axis=-1)
     # What rounding leaves of the distance to a copy: nothing.
-    least = (8 + samples.dim**0.5) * float(xp.finfo(samples.dtype).eps)
+    rounding = (8 + samples.dim**0.5) * float(xp.finfo(samples.dtype).eps)
     found = []
-    for rows, block in samples.blocks(max(256, ops.tile_elements // max(samples.dim, int(near.shape[0])))):
+    for rows, block in samples.blocks(max(256, ops.tile_elements // max(samples.dim, count))):
         row = samples.prepared(block, rows)
         own = xp.sum(row * row, axis=-1)[:, None]
         distance = own + squares - 2 * (row @ near.T)
-        distance = xp.where(distance > least * (own + squares), distance, xp.zeros_like(distance))
+        distance = xp.where(distance > rounding * (own + squares), distance, xp.zeros_like(distance))
         found.append(distance if far is None else xp.minimum(distance, far[rows][:, None]))
-    return xp.concat(found) if found else ops.full((0, int(near.shape[0])), 0.0, samples.dtype)
+    return xp.concat(found) if found else ops.full((0, count), 0.0, samples.dtype)
 
 
 def _check_count(name: str, value: Any) -> None:

@@ -9,8 +9,6 @@ import os
 import pickle
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from otcluster.dnc.errors import CheckpointError
+from otcluster.runs.errors import CheckpointError
+from otcluster.runs.files import sync, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -31,32 +30,7 @@ _MANIFEST = "manifest.json"
 _LATEST = "latest"
 # A checkpoint, or one that made room for another of the same step and was not removed yet.
 _NAME = re.compile(r"step-(\d+)|\.step-(\d+)\.aside")
-_PARTIAL = re.compile(r"\..+\.\d+\.part(\.\w+)?")
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError)
-
-
-@contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """A name to write to; what was written takes the place of ``path`` at once, or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part{path.suffix}")
-    try:
-        yield temporary
-        _sync(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def partial_files(folder: Path) -> list[Path]:
-    """What writers that were killed left in ``folder``."""
-    return [path for path in folder.iterdir() if _PARTIAL.fullmatch(path.name)] if folder.is_dir() else []
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path``, whole or not at all."""
-    with replaced(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def save_checkpoint(folder: Path, step: int, model: dict[str, Tensor], loop: dict[str, Any]) -> Path:
@@ -94,12 +68,12 @@ def save_checkpoint(folder: Path, step: int, model: dict[str, Tensor], loop: dic
         manifest = {"format": _FORMAT, "step": step, "sha256": digests}
         (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         for name in (*digests, _MANIFEST):
-            _sync(temporary / name)
-        _sync(temporary)
+            sync(temporary / name)
+        sync(temporary)
         if final.exists():
             os.rename(final, aside)  # not removed before the other is in its place
         os.rename(temporary, final)
-        _sync(folder)
+        sync(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     write_text(folder / _LATEST, f"{final.name}\n")
@@ -172,11 +146,3 @@ def _step(checkpoint: Path) -> int:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 from safetensors.torch import save
 
-from otcluster.dnc.checkpoint import replaced
-from otcluster.dnc.errors import RunError
 from otcluster.dnc.evaluation import evaluate
-from otcluster.dnc.interruption import Interrupted
 from otcluster.dnc.prediction import predict
 from otcluster.dnc.progress import Terminal
-from otcluster.dnc.ranks import disconnect, need_one_process
 from otcluster.dnc.recipe import at_folder, load_recipe, recipe_names
 from otcluster.dnc.run import load_run
 from otcluster.dnc.training import train
+from otcluster.runs.errors import RunError
+from otcluster.runs.files import replaced
+from otcluster.runs.guard import guarded
+from otcluster.runs.ranks import disconnect, need_one_process
 
 app = typer.Typer(no_args_is_help=True, help="Deep Nearest Centroids: train, evaluate and predict.")
-_errors = Console(stderr=True)
 
 _Data = Annotated[str | None, typer.Option("--data", metavar="DIR", help="Folder with train/<class>/* and test/<class>/*.")]
 _Run = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run.")]
@@ -33,23 +30,6 @@ _Run = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run.")
 
 def _say(text: str) -> None:
     typer.echo(text)
-
-
-def guarded(action: Any) -> Any:
-    """Run ``action``; print what is the user's to mend and exit with 2."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=_errors, show_path=False)])
-    try:
-        return action()
-    except Interrupted as interrupted:
-        typer.echo(str(interrupted), err=True)
-        # The interpreter may be torn down by now in ways that change the code: leave with the one that was promised.
-        raise typer.Exit(interrupted.exit_code) from None
-    except RunError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
-    except OSError as error:
-        typer.echo(f"error: {error.strerror or error}: {error.filename or ''}; what was written before is whole", err=True)
-        raise typer.Exit(2) from None
 
 
 @app.command("recipes")

@@ -1,10 +1,8 @@
-"""What can go wrong around a run that is the user's to mend; the command line prints it and exits with 2."""
+"""What can go wrong with a recipe or its images."""
 
 from __future__ import annotations
 
-
-class RunError(ValueError):
-    """A recipe, a run directory or its data do not allow what was asked; nothing was changed."""
+from otcluster.runs.errors import RunError
 
 
 class RecipeError(RunError):
@@ -13,7 +11,3 @@ class RecipeError(RunError):
 
 class DataError(RunError):
     """The images are not as they should be."""
-
-
-class CheckpointError(RunError):
-    """No checkpoint can be read, or it does not fit the model."""

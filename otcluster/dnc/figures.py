@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from otcluster.dnc.checkpoint import replaced
 from otcluster.dnc.data import Split
 from otcluster.dnc.typical import TypicalImages
+from otcluster.runs.files import replaced
 
 _SHOWN = 6
 _SIDE = 32

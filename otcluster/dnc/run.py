@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from otcluster.dnc.checkpoint import checkpoints, load_checkpoint, partial_files, write_text
+from otcluster.dnc.checkpoint import checkpoints, load_checkpoint
 from otcluster.dnc.classifier import Classifier, build_classifier
 from otcluster.dnc.data import ImageData, Split, load_data, load_test
-from otcluster.dnc.errors import CheckpointError, RunError
 from otcluster.dnc.recipe import DataConfig, ExplainConfig, Recipe, TrainConfig, at_folder, parse_text
+from otcluster.runs.errors import CheckpointError, RunError
+from otcluster.runs.files import partial_files, write_text
 
 _RECIPE = "recipe.yaml"
 
@@ -173,7 +174,7 @@ def load_run(root: str | Path, *, data_dir: str | None = None) -> LoadedRun:
         >>> load_run("no/such/run")
         Traceback (most recent call last):
         ...
-        otcluster.dnc.errors.RunError: no/such/run is no run: it holds no recipe.yaml
+        otcluster.runs.errors.RunError: no/such/run is no run: it holds no recipe.yaml
     """
     files = RunFiles(Path(root))
     recipe = files.read_recipe()

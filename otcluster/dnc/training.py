@@ -16,19 +16,21 @@ import torch
 from torch import nn
 
 from otcluster.dnc.baselines import LinearHead
-from otcluster.dnc.checkpoint import load_checkpoint, save_checkpoint, write_text
+from otcluster.dnc.checkpoint import load_checkpoint, save_checkpoint
 from otcluster.dnc.classifier import Classifier, build_classifier
 from otcluster.dnc.data import Conversion, ImageData, Split, blank, epoch_batches, load_batches, load_data, seed_of
-from otcluster.dnc.errors import DataError, RunError
+from otcluster.dnc.errors import DataError
 from otcluster.dnc.evaluation import Evaluation, evaluate
 from otcluster.dnc.figures import draw_curves, draw_subcentroids
 from otcluster.dnc.head import DNCHead
-from otcluster.dnc.interruption import Interrupted, caught_signals
 from otcluster.dnc.progress import Progress, Silent
 from otcluster.dnc.ranks import Ranks, connected
 from otcluster.dnc.recipe import OptimConfig, Recipe, at_folder
 from otcluster.dnc.run import RunFiles, restore
 from otcluster.dnc.typical import find_typical
+from otcluster.runs.errors import RunError
+from otcluster.runs.files import write_text
+from otcluster.runs.interruption import Interrupted, caught_signals
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +180,7 @@ class _Training:
     def _heed_signals(self) -> None:
         """Stop if a signal came; for where the checkpoint of the last step is written."""
         if signum := self._signal():
-            raise Interrupted(signum, self.loop.step)
+            raise Interrupted(signum, f"after step {self.loop.step}")
 
     def _save(self) -> None:
         self.ranks.share_buffers(self.model.backbone)
@@ -222,7 +224,7 @@ class _Training:
             if due or signum:
                 self._save()
             if signum:
-                raise Interrupted(signum, loop.step)
+                raise Interrupted(signum, f"after step {loop.step}")
         if todo:  # before the evaluation, which a broken image or a signal may end and which is repeated from here
             self._save()
         if loop.epoch in (0, recipe.train.epochs - 1):

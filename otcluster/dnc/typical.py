@@ -11,12 +11,12 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from otcluster.dnc.baselines import LinearHead
-from otcluster.dnc.checkpoint import replaced, write_text
 from otcluster.dnc.classifier import Classifier
 from otcluster.dnc.data import Split
-from otcluster.dnc.errors import RunError
 from otcluster.dnc.evaluation import Evaluation
 from otcluster.dnc.run import RunFiles
+from otcluster.runs.errors import RunError
+from otcluster.runs.files import replaced, write_text
 
 
 @dataclass(frozen=True)

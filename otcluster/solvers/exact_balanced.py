@@ -63,8 +63,6 @@ class ExactBalanced:
 
     def run(self, problem: Problem, start: Array | None = None) -> Assignment:
         """Solve ``problem``; prefer :func:`otcluster.solve`."""
-        if start is not None:
-            raise ValueError("ExactBalanced takes no start: it finds its own prices, and the answer depends on none")
         problem.need_all_samples("ExactBalanced")
         if problem.cluster_side is not None:
             raise ValueError("ExactBalanced meets sizes exactly: leave cluster_side away, or give size_min and size_max")
@@ -75,7 +73,7 @@ class ExactBalanced:
                 "sample_mass must be one for each sample (or zero, to leave it out) with ExactBalanced: leave sample_mass away"
             )
         low, high = asked_bounds(problem, samples_of(problem, takes_place), self.size_min, self.size_max)
-        answer = balance_all(problem, takes_place, low, high)
+        answer = balance_all(problem, takes_place, low, high, start)
         bounds = ops.asarray(low), ops.asarray(high)
         return BalancedAssignment(problem, self, answer.g, answer.labels, answer.best, bounds, answer.gap)
 

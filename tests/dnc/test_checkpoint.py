@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from otcluster.dnc import checkpoint
-from otcluster.dnc.checkpoint import load_checkpoint, save_checkpoint, write_text
-from otcluster.dnc.errors import CheckpointError
+from otcluster.dnc.checkpoint import load_checkpoint, save_checkpoint
+from otcluster.runs.errors import CheckpointError
+from otcluster.runs.files import write_text
 from tests.dnc.conftest import listing
 
 

@@ -18,10 +18,12 @@ from typer.testing import CliRunner
 
 from otcluster.dnc import DNCHead, load_recipe, load_run, train
 from otcluster.dnc.commands import app
-from otcluster.dnc.errors import DataError, RecipeError, RunError
-from otcluster.dnc.interruption import Interrupted
-from otcluster.dnc.ranks import Ranks, announced
+from otcluster.dnc.errors import DataError, RecipeError
+from otcluster.dnc.ranks import Ranks
 from otcluster.dnc.typical import TypicalImages
+from otcluster.runs.errors import RunError
+from otcluster.runs.interruption import Interrupted
+from otcluster.runs.ranks import announced
 from tests import processes
 from tests.dnc.conftest import small, write_images
 

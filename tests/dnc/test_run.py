@@ -12,11 +12,12 @@ import torch
 
 from otcluster.dnc import evaluate, load_run, predict, train, training
 from otcluster.dnc.data import load_data
-from otcluster.dnc.errors import DataError, RecipeError, RunError
+from otcluster.dnc.errors import DataError, RecipeError
 from otcluster.dnc.figures import draw_curves, draw_subcentroids
-from otcluster.dnc.interruption import Interrupted
 from otcluster.dnc.run import RunFiles
 from otcluster.dnc.typical import TypicalImages
+from otcluster.runs.errors import RunError
+from otcluster.runs.interruption import Interrupted
 from tests.dnc.conftest import listing, small, write_images
 
 

@@ -22,10 +22,11 @@ from typer.testing import CliRunner
 from otcluster.dnc import DNCHead, load_recipe, load_run, predict, train
 from otcluster.dnc.commands import app
 from otcluster.dnc.data import Conversion
-from otcluster.dnc.errors import CheckpointError, DataError, RunError
+from otcluster.dnc.errors import DataError
 from otcluster.dnc.evaluation import evaluate
 from otcluster.dnc.progress import Silent
 from otcluster.dnc.typical import TypicalImages
+from otcluster.runs.errors import CheckpointError, RunError
 from tests import processes
 from tests.dnc.conftest import SMALL, listing, write_images
 

@@ -4,5 +4,6 @@ from otcluster.clustering.sources.base import VectorSource, chunk_rows
 from otcluster.clustering.sources.opening import Sharded, open_vectors
 from otcluster.clustering.sources.parquet import ParquetFile
 from otcluster.clustering.sources.plain import NpyFile, SafetensorsFile
+from otcluster.clustering.sources.slice import Slice
 
-__all__ = ["NpyFile", "ParquetFile", "SafetensorsFile", "Sharded", "VectorSource", "chunk_rows", "open_vectors"]
+__all__ = ["NpyFile", "ParquetFile", "SafetensorsFile", "Sharded", "Slice", "VectorSource", "chunk_rows", "open_vectors"]
