@@ -17,7 +17,7 @@ test: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 -q
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q
 
 docs: $(DEV)
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html

@@ -155,7 +155,7 @@ def failed(reducer):
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    processes.run(N_RANKS, "tests.test_torch_reducer:work", folder)
+    processes.run_ranks(N_RANKS, "tests.test_torch_reducer:work", folder)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(N_RANKS)]
 
 

@@ -34,9 +34,17 @@ class GenericOps:
     rounds_between_syncs = 1
     """How many rounds may pass before a loop asks whether everything has converged."""
 
-    def __init__(self, xp: Any, device: Any) -> None:
+    wide: Any
+    """The dtype of sums and potentials, one step wider than float32 where the device has it."""
+
+    integer: Any
+    """The dtype of labels and counts: int64, but for what has none (JAX, unless ``jax_enable_x64`` is set)."""
+
+    def __init__(self, xp: Any, device: Any, *, wide: Any = None, integer: Any = None) -> None:
         self.xp = xp
         self.device = device
+        self.wide = (xp.float64 if self._has("float64") else xp.float32) if wide is None else wide
+        self.integer = (xp.int64 if self._has("int64") else xp.int32) if integer is None else integer
 
     @property
     def autograd(self) -> Any:
@@ -49,16 +57,6 @@ class GenericOps:
     def n_threads(self) -> int:
         """How many threads compiled loops may use."""
         return 1
-
-    @property
-    def wide(self) -> Any:
-        """The dtype of sums and potentials, one step wider than float32 where the device has it."""
-        return self.xp.float64 if self._has("float64") else self.xp.float32
-
-    @property
-    def integer(self) -> Any:
-        """The dtype of labels and counts: int64, but for what has none (JAX, unless ``jax_enable_x64`` is set)."""
-        return self.xp.int64 if self._has("int64") else self.xp.int32
 
     def _has(self, dtype: str) -> bool:
         info = getattr(self.xp, "__array_namespace_info__", None)

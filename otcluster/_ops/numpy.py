@@ -21,7 +21,7 @@ class NumpyOps(GenericOps):
     tile_elements = 1 << 18
 
     def __init__(self) -> None:
-        super().__init__(array_api_compat.numpy, "cpu")
+        super().__init__(array_api_compat.numpy, "cpu", wide=np.float64, integer=np.int64)
 
     @property
     def n_threads(self) -> int:

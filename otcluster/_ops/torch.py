@@ -22,7 +22,8 @@ class TorchOps(GenericOps):
     def __init__(self, array: torch.Tensor, argument: str) -> None:
         if array.layout != torch.strided:
             raise TypeError(f"{argument} must be a dense tensor, got layout {array.layout}: call .to_dense() first")
-        super().__init__(array_api_compat.torch, array.device)
+        wide = torch.float32 if array.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+        super().__init__(array_api_compat.torch, array.device, wide=wide, integer=torch.int64)
         on_host = array.device.type == "cpu"
         self.tile_elements = 1 << 19 if on_host else 1 << 28
         self.eager_checks = on_host
@@ -36,10 +37,6 @@ class TorchOps(GenericOps):
     @property
     def autograd(self) -> Any:
         return torch_gradients
-
-    @property
-    def wide(self) -> torch.dtype:
-        return torch.float32 if self.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
 
     def owns(self, array: Array) -> bool:
         return isinstance(array, torch.Tensor)

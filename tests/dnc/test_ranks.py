@@ -85,7 +85,7 @@ def on_broken_images(folder, rank):
 def ranks(tmp_path_factory):
     """The folder that the two processes leave: a run of which one was killed."""
     folder = tmp_path_factory.mktemp("ranks")
-    both = processes.end(processes.start(2, "-m", "tests.processes", "tests.dnc.test_ranks:work", str(folder)))
+    both = processes.end(processes.start_ranks(2, "tests.dnc.test_ranks:work", folder))
     assert [code for code, *_ in both] == [0, -signal.SIGKILL], both
     return folder
 

@@ -17,40 +17,48 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.numpy import load_file
+from typer.testing import CliRunner
 
 from otcluster.dnc import DNCHead, load_recipe, load_run, predict, train
+from otcluster.dnc.commands import app
 from otcluster.dnc.data import Conversion
 from otcluster.dnc.errors import DataError
 from otcluster.dnc.evaluation import evaluate
+from otcluster.dnc.progress import Silent
 from otcluster.dnc.typical import TypicalImages
 from otcluster.runs.errors import CheckpointError, RunError
+from tests import processes
 from tests.dnc.conftest import SMALL, listing, write_images
 
-TRAIN = """
-import logging, os, signal, sys
-from otcluster.dnc import load_recipe, train
-from otcluster.dnc.progress import Silent
-import torch
-torch.set_num_threads(1)
+
+def train_digits(out, *changes):
+    """Train the digits by the command line, in an interpreter of its own."""
+    command = [sys.executable, "-m", "otcluster", "dnc", "train", "digits", *changes, "--out", str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500, env=environment)
+    assert done.returncode == 0, done.stderr
+
 
 class Killer(Silent):
+    """Kills its process after a step."""
+
+    def __init__(self, at):
+        self.at = at
+
     def step(self, step, *args, **kwargs):
-        if step == int(sys.argv[2]):
+        if step == self.at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-train(load_recipe("digits", sys.argv[3:]), sys.argv[1], progress=Killer())
-"""
 
-
-def run_digits(out, kill_at, *changes):
-    return subprocess.run([sys.executable, "-c", TRAIN, str(out), str(kill_at), *changes], check=False, timeout=500).returncode
+def train_digits_and_die(out, at, *changes):
+    train(load_recipe("digits", changes), out, progress=Killer(at))
 
 
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory):
     """The digits recipe as it is, trained once without interruption."""
     out = tmp_path_factory.mktemp("digits") / "run"
-    assert run_digits(out, -1) == 0
+    train_digits(out)
     return out
 
 
@@ -78,23 +86,24 @@ def test_the_digits_are_learnt_and_everything_is_left_behind(digits_run):
     assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
 
 
-def test_killed_at_three_random_steps_and_resumed_ends_equal_to_the_byte(digits_run, tmp_path):
-    out = tmp_path / "run"
-    steps_per_epoch, epochs = 22, 25
+def test_killed_at_three_random_steps_and_resumed_ends_equal_to_the_byte(tmp_path):
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    steps_per_epoch, epochs = 22, 6
     rng = random.Random(int(time.time()))  # a new place each time: whatever the step, it must hold
     at = sorted(rng.sample([step for step in range(1, steps_per_epoch * epochs) if step % steps_per_epoch], 3))
-    for step in at:
-        assert run_digits(out, step) == -signal.SIGKILL, at
-        assert not (out / "metrics.json").exists()
-    assert run_digits(out, -1) == 0
-    assert weights(out) == weights(digits_run), at
-    assert (out / "history.csv").read_bytes() == (digits_run / "history.csv").read_bytes(), at
+    for step in (*at, None):
+        fork = processes.start("tests.dnc.test_training:train_digits_and_die", out, step, f"train.epochs={epochs}")
+        [(code, _, errors)] = processes.end([fork])
+        assert code == (0 if step is None else -signal.SIGKILL), (at, errors)
+        assert (out / "metrics.json").exists() == (step is None)
+    train_digits(whole, f"train.epochs={epochs}")
+    assert weights(out) == weights(whole), at
+    assert (out / "history.csv").read_bytes() == (whole / "history.csv").read_bytes(), at
 
 
 def test_every_test_digit_is_of_the_class_of_its_nearest_subcentroid(digits_run, tmp_path):
     saved = tmp_path / "test.safetensors"
-    command = [sys.executable, "-m", "otcluster", "dnc", "eval", str(digits_run), "--features", str(saved)]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    printed = CliRunner().invoke(app, ["eval", str(digits_run), "--features", str(saved)]).stdout
     data = load_file(saved)
     latest = (digits_run / "checkpoints" / "latest").read_text().strip()
     centroids = load_file(digits_run / "checkpoints" / latest / "model.safetensors")["head.store.centroids"].astype(np.float64)
