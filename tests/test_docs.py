@@ -17,10 +17,13 @@ from tests.reducers import run_ranks
 ROOT = Path(__file__).parent.parent
 PAGES = [
     "README.md",
+    "docs/choosing-k.md",
     "docs/choosing.md",
     "docs/coming-from.md",
+    "docs/curation.md",
     "docs/distributed.md",
     "docs/dnc.md",
+    "docs/kmeans.md",
     "docs/metrics.md",
     "docs/numerics.md",
     "docs/solvers.md",
