@@ -17,11 +17,14 @@ from tests.reducers import run_ranks
 ROOT = Path(__file__).parent.parent
 PAGES = [
     "README.md",
+    "docs/choosing-k.md",
     "docs/choosing.md",
     "docs/coming-from.md",
+    "docs/curation.md",
     "docs/distributed.md",
     "docs/dnc.md",
     "docs/estimators.md",
+    "docs/kmeans.md",
     "docs/metrics.md",
     "docs/numerics.md",
     "docs/solvers.md",
