@@ -238,7 +238,7 @@ class _Run:
     def _result(self, centroids: Array, n_iter: int, status: Status) -> KMeansResult:
         """Assign once more, to the centroids as the caller gets them."""
         samples, ops, xp = self.samples, self.samples.ops, self.samples.ops.xp
-        given = samples.given_back(centroids)
+        given, begun_at = samples.given_back(centroids), samples.centre
         if not isinstance(self.current, SolvedPass):
             samples.begin_at(given)  # so that whoever has the centroids finds the same labels
         laid = samples.laid(given)
@@ -258,6 +258,7 @@ class _Run:
             distances = ops.cast(self.current.distances(laid), ops.wide)
             distances = distances if samples.weights is None else distances * ops.cast(samples.weights, ops.wide)
             inertia = float(samples.summed(xp.sum(distances)[None])[0])
+        samples.centre = begun_at  # where the next start goes on
         self._warn_of_empty(labels)
         centroids = samples.to_face(given)
         return KMeansResult(

@@ -18,6 +18,8 @@ from otcluster.scores import PointScores
 from otcluster.solve import solve
 from otcluster.solvers import Nearest
 
+_DISTANCES = 1 << 21  # at once: enough for the threads of a matrix product to be worth waking
+
 
 def nearest_centroids(x: Any, centroids: Array, *, metric: Geometry = "sqeuclidean") -> tuple[Array, Array]:
     """The nearest centroid of each vector, and the squared distance to it.
@@ -81,17 +83,19 @@ def distances(x: Array, centroids: Array, *, metric: Geometry = "sqeuclidean") -
     found = []
     with ops.quiet():
         points = ops.cast(laid, samples.dtype)
-        squares = xp.sum(points * points, axis=-1)
+        squares, turned = xp.sum(points * points, axis=-1), -2 * points.T
         unsure = math.sqrt(float(xp.finfo(samples.dtype).eps))
-        for rows, block in samples.blocks(max(64, ops.tile_elements // int(points.shape[0]))):
+        for rows, block in samples.blocks(max(64, _DISTANCES // int(points.shape[0]))):
             row = samples.prepared(block, rows)
+            between = row @ turned
             lengths = xp.sum(row * row, axis=-1)[:, None] + squares
-            between = lengths - 2 * (row @ points.T)
+            between += lengths
             # Of near ones the difference of the squares has few digits left.
-            near = between <= unsure * lengths
-            at, to = xp.nonzero(near)
-            difference = xp.take(row, at, axis=0) - xp.take(points, to, axis=0)
-            between[near] = xp.sum(difference * difference, axis=-1)
+            lengths *= unsure
+            at, to = xp.nonzero(between <= lengths)
+            if int(at.shape[0]):
+                difference = xp.take(row, at, axis=0) - xp.take(points, to, axis=0)
+                between[at, to] = xp.sum(difference * difference, axis=-1)
             found.append(xp.sqrt(between))
         whole = xp.concat(found) if found else ops.full((0, int(points.shape[0])), 0.0, samples.dtype)
     return samples.to_face(whole)
