@@ -426,3 +426,10 @@ def test_samples_without_weight_are_not_there():
         NearestSubCentroid(temperature=0).fit(x, y)
     with pytest.raises(ValueError, match="n_clusters must be at least 1"):
         NearestSubCentroid(0).fit(x, y)
+
+
+def test_the_global_random_state_is_left_alone():
+    state = np.random.get_state()[1].copy()  # noqa: NPY002
+    for model in (KMeans(2), BalancedKMeans(2), MiniBatchKMeans(2)):
+        model.fit(np.arange(12.0).reshape(6, 2))
+    np.testing.assert_array_equal(np.random.get_state()[1], state)  # noqa: NPY002

@@ -53,7 +53,9 @@ def on_host(values: Any) -> Any:
 
 
 def seed_of(random_state: Any) -> int:
-    """A seed: the integer itself, or the next draw of a generator. None is NumPy's global one, as everywhere in scikit-learn.
+    """A seed: the integer itself, or the next draw of a generator; of None a new one each time.
+
+    scikit-learn draws that from NumPy's global generator, which nothing here touches.
 
     Raises:
         ValueError: It is nothing of these, or negative.
@@ -62,6 +64,8 @@ def seed_of(random_state: Any) -> int:
         if random_state < 0:
             raise ValueError(f"random_state must not be negative, got {random_state}")
         return int(random_state)
+    if random_state is None:
+        return int(np.random.default_rng().integers(np.iinfo(np.int32).max))
     return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
 
 
