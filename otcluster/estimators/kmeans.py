@@ -25,7 +25,7 @@ class KMeans(Weighted):
         max_iter: Rounds at most, of each start.
         tol: Stop when the squared distances that all centroids moved sum to at most this share of the mean variance of the
             features.
-        random_state: A seed, a ``numpy.random.RandomState``, or None for NumPy's global generator.
+        random_state: A seed, a ``numpy.random.RandomState``, or None for a new seed each time.
 
     Attributes:
         cluster_centers_: (n_clusters, n_features), in the library and dtype of ``X``.
