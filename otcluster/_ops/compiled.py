@@ -17,7 +17,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -32,6 +32,9 @@ BELOW = 4.0
 two, also after their rounding; further below, the digits of potentials would be lost."""
 
 _loading = threading.Lock()  # what is loaded twice at once would be two modules of one name
+_limiting = threading.Lock()
+_limit: Any = None
+_limited = 0  # how many threads hold the limit
 _WORTH_A_THREAD = 1 << 16  # scores; below this, handing out work costs more than it saves
 
 
@@ -75,10 +78,26 @@ def over_rows(n_rows: int, n_columns: int, n_threads: int, work: Callable[[int, 
         each.result()
 
 
-def one_thread_each() -> contextlib.AbstractContextManager[Any]:
-    """A context in which matrix products start no threads, since there is a thread for each of them already."""
+@contextlib.contextmanager
+def one_thread_each() -> Iterator[None]:
+    """A context in which matrix products start no threads, since there is a thread for each of them already.
+
+    The limit is the process's. Of several threads that ask for it, the first sets it and the last takes it back.
+    """
+    global _limit, _limited
     found = _thread_pools()
-    return contextlib.nullcontext() if found is None else found.limit(limits=1, user_api="blas")
+    with _limiting:
+        _limited += 1
+        if _limited == 1 and found is not None:
+            _limit = found.limit(limits=1, user_api="blas")
+    try:
+        yield
+    finally:
+        with _limiting:
+            _limited -= 1
+            if _limited == 0 and _limit is not None:
+                _limit.restore_original_limits()
+                _limit = None
 
 
 @functools.cache

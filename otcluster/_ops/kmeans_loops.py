@@ -315,6 +315,21 @@ def bounded(
     return changed
 
 
+@numba.njit(types.void(*sample, table, numbers, types.Array(array, 2, "C"), counts_of), **options)
+def nearer(
+    x: Any, centre: Any, scale: Any, weights: Any, start: int, stop: int, points: Any, far: Any, result: Any, spread: Any
+) -> None:
+    """Write the squared distance of the rows to each point, or ``far`` where that is less; add them up, weighted, in ``spread``."""
+    row, count = np.empty(x.shape[1], real), len(points)
+    for i in range(start, stop):
+        lay(x, centre, scale, i, row)
+        weight = weights[i] if len(weights) else one
+        for at in range(count):
+            distance = min(square_between(row, points, at), far[i])
+            result[i, at] = distance
+            spread[at] += weight * distance
+
+
 @numba.njit(types.void(*sample, table, fixed, numbers), **options)
 def distances_to_own(
     x: Any, centre: Any, scale: Any, weights: Any, start: int, stop: int, centroids: Any, labels: Any, distances: Any

@@ -21,6 +21,7 @@ _SCOUTS, _SCOUT_RUN = 4096, 64  # rows that tell what bounds would rule out
 _BEGIN, _END = 0.2, 0.4  # shares of the pairs of row and group looked at: below, bounds begin; above, they end
 _LEAST_BOUNDS = 1 << 28  # bytes that bounds may always take
 _ROUNDING = 8
+_SUMS_BYTES = 1 << 30  # of the sums that threads hold, each its own
 _TILE = 1 << 18  # products at once: what a thread has room for beside it in its cache
 
 
@@ -30,9 +31,8 @@ class CompiledPass:
     def __init__(self, samples: Samples, n_clusters: int, loops: Any) -> None:
         self.samples, self.k, self._loops = samples, n_clusters, loops
         self._real = np.float64 if samples.dtype == np.float64 else np.float32
-        self._threads = samples.ops.n_threads
-        self._scale = np.zeros(0, self._real) if samples.scale is None else np.ascontiguousarray(samples.scale)
-        self._weights = np.zeros(0, self._real) if samples.weights is None else np.ascontiguousarray(samples.weights)
+        sums = 8 * (n_clusters + loops.GROUP) * samples.dim
+        self._threads = max(1, min(samples.ops.n_threads, _SUMS_BYTES // sums))
         self._slack = self._real(np.finfo(self._real).eps * (_ROUNDING + samples.dim**0.5))
         self._places = np.arange(n_clusters, dtype=np.int32)
         self._n_places = n_clusters
@@ -75,7 +75,7 @@ class CompiledPass:
         points = self._by_place(np.ascontiguousarray(centroids, dtype=self._real))
         result = np.empty(self.samples.n, self._real)
         for rows, block in self.samples.blocks():
-            given = self._given(block, rows)
+            given = self.samples.as_loops_take(block, rows)
             self._over(
                 block, lambda thread, *span, given=given, rows=rows: self._loops.distances_to_own(
                     *given, *span, points, self._own[rows], result[rows]
@@ -118,7 +118,7 @@ class CompiledPass:
         sums, counts = self._room()
         changed = np.zeros(self._threads)
         for rows, block in self.samples.blocks():
-            given, own = self._given(block, rows), self._own[rows]
+            given, own = self.samples.as_loops_take(block, rows), self._own[rows]
 
             def read(thread: int, *span: int, given: Any = given, own: Any = own, rows: slice = rows) -> None:
                 mine = sums[thread], counts[thread]
@@ -146,7 +146,7 @@ class CompiledPass:
         sums, counts = self._room()
         changed, looked = np.zeros(self._threads), np.zeros((self._threads, 1))
         for rows, block in self.samples.blocks():
-            given = self._given(block, rows)
+            given = self.samples.as_loops_take(block, rows)
 
             def read(thread: int, *span: int, given: Any = given, rows: slice = rows) -> None:
                 changed[thread] += self._loops.bounded(
@@ -214,11 +214,6 @@ class CompiledPass:
         laid = np.zeros((self._n_places, self.samples.dim), self._real)
         laid[self._places] = points
         return laid
-
-    def _given(self, block: Any, rows: slice) -> tuple[Any, ...]:
-        """Rows as the loops take them."""
-        scale = self._scale[rows] if len(self._scale) else self._scale
-        return block, self.samples.centre, scale, self._weights[rows] if len(self._weights) else self._weights
 
     def _over(self, table: Any, work: Any) -> None:
         compiled.over_rows(len(table), table.shape[1], self._threads, work)

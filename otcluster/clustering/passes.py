@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+import math
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
+from otcluster._ops import compiled
 from otcluster._ops.generic import Array
 from otcluster.clustering.samples import Samples
 
@@ -90,3 +94,37 @@ def own_distances(samples: Samples, labels: Array, centroids: Array) -> Array:
         difference = samples.prepared(block, rows) - xp.take(points, labels[rows], axis=0)
         found.append(xp.sum(difference * difference, axis=-1))
     return xp.concat(found) if found else ops.full((0,), 0.0, samples.dtype)
+
+
+def nearer_squares(samples: Samples, points: Array, far: Array | None) -> tuple[Array, Array]:
+    """Squared distance of each row to each point, or ``far`` where that is less: (n, points), in the dtype of the samples.
+
+    And their weighted sums over the rows of this rank, (points,), in the wide dtype.
+    """
+    ops, xp = samples.ops, samples.ops.xp
+    near, count = ops.cast(points, samples.dtype), int(points.shape[0])
+    far = ops.full((samples.n,), math.inf, samples.dtype) if far is None else far
+    loops = samples.loops()
+    if loops is not None:
+        return _compiled_squares(samples, loops, np.ascontiguousarray(near), np.ascontiguousarray(far))
+    found, spread = [], ops.full((count,), 0.0, ops.wide)
+    for rows, block in samples.blocks(max(1, ops.tile_elements // (samples.dim * count))):
+        difference = samples.prepared(block, rows)[:, None, :] - near
+        distance = xp.minimum(xp.sum(difference * difference, axis=-1), far[rows][:, None])
+        found.append(distance)
+        weighted = distance if samples.weights is None else distance * samples.weights[rows][:, None]
+        spread = spread + ops.column_sum(weighted)
+    return (xp.concat(found) if found else ops.full((0, count), 0.0, samples.dtype)), spread
+
+
+def _compiled_squares(samples: Samples, loops: Any, near: Any, far: Any) -> tuple[Any, Any]:
+    result = np.empty((samples.n, len(near)), near.dtype)
+    spread = np.zeros((samples.ops.n_threads, len(near)))
+    for rows, block in samples.blocks():
+        given = samples.as_loops_take(block, rows)
+
+        def read(thread: int, *span: int, given: Any = given, rows: slice = rows) -> None:
+            loops.nearer(*given, *span, near, far[rows], result[rows], spread[thread])
+
+        compiled.over_rows(len(block), samples.dim * len(near), samples.ops.n_threads, read)
+    return result, spread.sum(axis=0)

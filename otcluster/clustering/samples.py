@@ -214,6 +214,12 @@ class Samples:
         """The compiled loops of k-means for these rows, None where there are none."""
         return compiled.kernels(np.dtype(self.dtype).name, "kmeans_loops") if self.is_numpy else None
 
+    def as_loops_take(self, block: Array, rows: slice) -> tuple[Any, ...]:
+        """Some rows for compiled loops: as they are, the centre, scales and weights (empty for none)."""
+        none = np.zeros(0, np.dtype(self.dtype))
+        scale = none if self.scale is None else np.ascontiguousarray(self.scale[rows])
+        return block, self.centre, scale, none if self.weights is None else self.weights[rows]
+
     def to_face(self, array: Array) -> Array:
         """An array of :attr:`ops` in the library and on the device of the caller."""
         return array if self.face is self.ops else self.face.asarray(array)

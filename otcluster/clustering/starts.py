@@ -11,6 +11,7 @@ import numpy as np
 from otcluster._ops.generic import Array
 from otcluster.clustering.bounded import nearest_pass
 from otcluster.clustering.lots import RowLots
+from otcluster.clustering.passes import nearer_squares
 from otcluster.clustering.samples import Samples
 
 
@@ -59,15 +60,13 @@ class KMeansPlusPlus:
         lots = RowLots(samples)
         tries = self.n_candidates or 2 + int(math.log(n_clusters))
         drawn = [samples.laid(lots.draw(_weights(samples), 1, seed, 0))[0, :]]
-        far = _nearest_squares(samples, drawn[0][None, :], None)[:, 0]
+        far = nearer_squares(samples, drawn[0][None, :], None)[0][:, 0]
         for turn in range(1, n_clusters):
             chance = far if samples.weights is None else far * samples.weights
             if samples.summed(xp.sum(ops.cast(chance, ops.wide))[None])[0] <= 0:
                 chance = _weights(samples)  # all are copies of those drawn
             candidates = samples.laid(lots.draw(chance, tries, seed, turn))
-            left = _nearest_squares(samples, candidates, far)
-            wide = ops.cast(left, ops.wide)
-            spread = xp.sum(wide if samples.weights is None else wide * ops.cast(samples.weights, ops.wide)[:, None], axis=0)
+            left, spread = nearer_squares(samples, candidates, far)
             best = int(xp.argmin(samples.summed(spread)))
             drawn.append(candidates[best, :])
             far = left[:, best]
@@ -115,7 +114,7 @@ class KMeansParallel:
         ops, xp = samples.ops, samples.ops.xp
         lots = RowLots(samples)
         first = lots.draw(_weights(samples), 1, seed, 0)
-        far = _nearest_squares(samples, samples.laid(first), None)[:, 0]
+        far = nearer_squares(samples, samples.laid(first), None)[0][:, 0]
         chosen = []
         for turn in range(1, self.rounds + 1):
             chance = far if samples.weights is None else far * samples.weights
@@ -144,24 +143,6 @@ def _nearer(samples: Samples, points: Array, far: Array) -> Array:
     found = nearest_pass(samples, int(points.shape[0])).afresh()
     found.run(points)
     return samples.ops.xp.minimum(found.distances(points), far)
-
-
-def _nearest_squares(samples: Samples, points: Array, far: Array | None) -> Array:
-    """Squared distance of each row to each point, or ``far`` where that is less: (n, points), in the dtype of the samples."""
-    ops, xp = samples.ops, samples.ops.xp
-    near = ops.cast(points, samples.dtype)
-    count = int(near.shape[0])
-    squares = xp.sum(near * near, axis=-1)
-    # What rounding leaves of the distance to a copy: nothing.
-    rounding = (8 + samples.dim**0.5) * float(xp.finfo(samples.dtype).eps)
-    found = []
-    for rows, block in samples.blocks(max(256, ops.tile_elements // max(samples.dim, count))):
-        row = samples.prepared(block, rows)
-        own = xp.sum(row * row, axis=-1)[:, None]
-        distance = own + squares - 2 * (row @ near.T)
-        distance = xp.where(distance > rounding * (own + squares), distance, xp.zeros_like(distance))
-        found.append(distance if far is None else xp.minimum(distance, far[rows][:, None]))
-    return xp.concat(found) if found else ops.full((0, count), 0.0, samples.dtype)
 
 
 def _check_count(name: str, value: Any) -> None:

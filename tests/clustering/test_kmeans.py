@@ -12,6 +12,7 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
 import otcluster as otc
+from otcluster._ops import compiled
 from otcluster.clustering import bounded
 from tests.reducers import run_ranks
 from tests.strategies import to_numpy
@@ -364,3 +365,27 @@ def test_scikit_learns_warning_is_not_ours():
         KMeans(4, n_init=1).fit(x)
     with pytest.warns(UserWarning, match="hold no sample"):
         assert otc.kmeans(x, 4).inertia == 0
+
+
+def test_matrix_products_get_their_threads_back():
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    pytest.importorskip("numba")
+
+    def limits():
+        return [pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
+
+    x = blobs(300, 3, 4)
+    otc.kmeans(x, 4)
+    before = limits()
+    inside = []
+    first, second = compiled.one_thread_each(), compiled.one_thread_each()
+    with first:
+        second.__enter__()
+        inside.append(limits())
+    inside.append(limits())  # the other still holds it
+    second.__exit__(None, None, None)
+    assert set(inside[0] + inside[1]) == {1}
+    assert limits() == before
+    with pytest.raises(ValueError, match="finite"):
+        otc.kmeans(x * np.nan, 4)
+    assert limits() == before
