@@ -319,7 +319,7 @@ def bounded(
 def nearer(
     x: Any, centre: Any, scale: Any, weights: Any, start: int, stop: int, points: Any, far: Any, result: Any, spread: Any
 ) -> None:
-    """Write the squared distance of the rows to each point, or ``far`` where that is less; add them up, weighted, in ``spread``."""
+    """Write the squared distance of the rows to each point, or ``far`` where that is less; add it, weighted, to ``spread``."""
     row, count = np.empty(x.shape[1], real), len(points)
     for i in range(start, stop):
         lay(x, centre, scale, i, row)
