@@ -442,7 +442,7 @@ def launched(request, tmp_path_factory):
     n = request.param
     folder = tmp_path_factory.mktemp(f"launched{n}")
     shared(folder)
-    ended = processes.end(processes.start(n, "-m", "tests.processes", "tests.cluster_ranks:work", str(folder)))
+    ended = processes.end(processes.start_ranks(n, "tests.cluster_ranks:work", folder))
     assert [code for code, *_ in ended] == [0] * (n - 1) + [-signal.SIGKILL], ended
     return folder, n
 
