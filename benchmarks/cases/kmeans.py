@@ -63,7 +63,7 @@ def data(kind: str, n: int, d: int, k: int) -> Any:
 
 def _above(theirs: float, ours: float) -> tuple[float, float]:
     best = min(theirs, ours)
-    return theirs / best - 1, ours / best - 1
+    return float(theirs / best - 1), float(ours / best - 1)
 
 
 def scikit_learn(x: Any, start: Any) -> Peer:
