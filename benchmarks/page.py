@@ -65,7 +65,8 @@ def _table(rows: list[dict[str, Any]]) -> Iterable[str]:
     yield "|---|---|---|---|---|---|---|---|"
     for row in rows:
         yield (
-            f"| {row['what']} | {row['peer']} | {_milliseconds(row['peer_seconds'])} | {_milliseconds(row['seconds'])} | "
+            f"| {_cell(row['what'])} | {row['peer']} "
+            f"| {_milliseconds(row['peer_seconds'])} | {_milliseconds(row['seconds'])} | "
             f"{row['ratio']:.1f}{_aim(row['target'])} | {_milliseconds(row['floor_seconds'])} | "
             f"{row['error_is']} {pair(row['peer_error'], row['error'], small)} | "
             f"{pair(row['peer_memory'], row['memory'], megabytes)} |"
@@ -74,6 +75,10 @@ def _table(rows: list[dict[str, Any]]) -> Iterable[str]:
 
 def _aim(target: float | None) -> str:
     return "" if target is None else f" ({target:g})"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def _milliseconds(seconds: float | None) -> str:

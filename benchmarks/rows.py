@@ -22,7 +22,7 @@ class Row:
     ratio: float
     error_is: str
     peer_error: float | None
-    error: float
+    error: float | None
     peer_memory: int | None
     memory: int | None
     floor_seconds: float
@@ -102,6 +102,26 @@ def compared(
         floor_seconds=max(floor_bytes / copy_speed(), floor_flops / product_speed() if floor_flops else 0.0),
         target=target,
         versions=versions(*peer.packages),
+    )
+
+
+def within(
+    case: str, what: str, limit: str, seconds: float, memory: int | None, measured: dict[str, float], *, floor_seconds: float
+) -> Row:
+    """The row of what has a limit to keep instead of a peer; ``measured`` has its seconds and memory, and the gap if any."""
+    return Row(
+        case=case,
+        what=what,
+        peer=limit,
+        peer_seconds=seconds,
+        seconds=measured["seconds"],
+        ratio=seconds / measured["seconds"],
+        error_is="gap",
+        peer_error=None,
+        error=measured.get("gap"),
+        peer_memory=memory,
+        memory=measured["memory"],
+        floor_seconds=floor_seconds,
     )
 
 

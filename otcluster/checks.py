@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from otcluster._ops.generic import Array
 from otcluster.scores import DenseScores
@@ -18,6 +18,15 @@ _EXACT = 1e-9
 
 class InfeasibleError(ValueError):
     """No assignment meets what was asked."""
+
+
+def check_whole(name: str, value: Any, least: int) -> int:
+    """Return ``value`` as an int, or raise unless it is a whole number of at least ``least``."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return int(value)
 
 
 def check_values(

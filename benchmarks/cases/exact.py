@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from scipy.spatial.distance import cdist
 
 import otcluster as otc
 from benchmarks import peers
-from benchmarks.rows import Row, compared
+from benchmarks.rows import Row, compared, within
 from benchmarks.timing import copy_speed, in_own_process, once
 from tests.strategies import clustered_scores
 
@@ -106,21 +107,9 @@ def large(n: int, k: int) -> dict[str, float]:
 
 def _large_row(n: int = 1_000_000, k: int = 1000) -> Row:
     result = in_own_process(large, n, k)
-    return Row(
-        case="exact",
-        what=f"{n} x {k} float32, exact sizes, memory with the scores",
-        peer="the limit: 15 minutes, 16 GB",
-        peer_seconds=900.0,
-        seconds=result["seconds"],
-        ratio=900 / result["seconds"],
-        error_is="gap",
-        peer_error=None,
-        error=result["gap"],
-        peer_memory=16 * 10**9,
-        memory=result["memory"],
-        floor_seconds=2 * result["bytes"] / copy_speed(),
-        target=1,
-    )
+    what, floor = f"{n} x {k} float32, exact sizes, memory with the scores", 2 * result["bytes"] / copy_speed()
+    row = within("exact", what, "the limit: 15 minutes, 16 GB", 900.0, 16 * 10**9, result, floor_seconds=floor)
+    return replace(row, target=1)
 
 
 def _value(scores: Any, labels: Any) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 
 import otcluster as otc
 from benchmarks.peers import Call, Peer
-from benchmarks.rows import Row, compared
+from benchmarks.rows import Row, compared, within
 from benchmarks.timing import copy_speed, in_own_process, once, private_memory, product_speed
 from tests.strategies import clustered_vectors
 
@@ -167,20 +167,9 @@ def large(n: int, d: int, k: int, rounds: int) -> dict[str, float]:
 
 def _large_row(n: int = 1_000_000, d: int = 16, k: int = 1000, rounds: int = 5) -> Row:
     result = in_own_process(large, n, d, k, rounds)
-    return Row(
-        case="kmeans",
-        what=f"{n} x {d} clustered, {k} clusters of {n // k}, {result['rounds']:.0f} rounds, memory with the samples",
-        peer="an hour",
-        peer_seconds=3600.0,
-        seconds=result["seconds"],
-        ratio=3600 / result["seconds"],
-        error_is="gap",
-        peer_error=None,
-        error=result["gap"],
-        peer_memory=None,
-        memory=result["memory"],
-        floor_seconds=2.0 * n * d * k * (result["rounds"] + 1) / product_speed(),
-    )
+    what = f"{n} x {d} clustered, {k} clusters of {n // k}, {result['rounds']:.0f} rounds, memory with the samples"
+    floor = 2.0 * n * d * k * (result["rounds"] + 1) / product_speed()
+    return within("kmeans", what, "an hour", 3600.0, None, result, floor_seconds=floor)
 
 
 def streamed(n: int, d: int, k: int, rounds: int) -> dict[str, float]:
@@ -204,17 +193,7 @@ def streamed(n: int, d: int, k: int, rounds: int) -> dict[str, float]:
 
 def _streamed_row(n: int = 31_250_000, d: int = 64, k: int = 64, rounds: int = 3) -> Row:
     result = in_own_process(streamed, n, d, k, rounds)
-    return Row(
-        case="kmeans",
-        what=f"{result['bytes'] / 1e9:.0f} GB file, mapped, {n} x {d}, k {k}, {result['rounds']:.0f} rounds from k-means||",
-        peer="the limit: 2 GB",
-        peer_seconds=3600.0,
-        seconds=result["seconds"],
-        ratio=3600 / result["seconds"],
-        error_is="gap",
-        peer_error=None,
-        error=0.0,
-        peer_memory=2 * 10**9,
-        memory=result["memory"],
-        floor_seconds=result["bytes"] * (result["rounds"] + 9) / copy_speed(),
-    )
+    size, done = f"{result['bytes'] / 1e9:.0f} GB", f"{result['rounds']:.0f} rounds"
+    what = f"{size} file, mapped, {n} x {d}, k {k}, {done} from k-means||"
+    floor = result["bytes"] * (result["rounds"] + 9) / copy_speed()
+    return within("kmeans", what, "the limit: 2 GB", 3600.0, 2 * 10**9, result, floor_seconds=floor)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from typing import Any, Protocol
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
-from rich.progress import Progress as Bar
 
 from otcluster.cluster_command.settings import Settings
 from otcluster.clustering.progress import KMeansProgress
+from otcluster.runs.display import BarDisplay
 
 _LINES_APART = 10.0  # seconds
 _LOOKED_BACK = 6  # rounds
@@ -40,34 +40,19 @@ class Silent:
         """Told to nobody."""
 
 
-class Terminal:
+class Terminal(BarDisplay):
     """A bar on a terminal; elsewhere a line for the first round, the last and some between. Both say what time is left."""
 
     def __init__(self, console: Console) -> None:
-        self.console = console
-        self._bar = Bar(
+        super().__init__(
+            console,
             TextColumn("{task.description}"),
             BarColumn(20),
             TextColumn("{task.fields[text]}"),
             TextColumn("{task.fields[left]}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
         )
-        self._task: Any = None
         self._said = -math.inf
         self._left = TimeLeft()
-
-    def __enter__(self) -> Terminal:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.stop()
-
-    def note(self, text: str) -> None:
-        """Print a line."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def round(self, told: KMeansProgress, settings: Settings) -> None:
         """Move the bar, or print a line."""

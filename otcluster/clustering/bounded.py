@@ -14,7 +14,7 @@ import numpy as np
 
 from otcluster._ops import compiled
 from otcluster._ops.generic import Array
-from otcluster.clustering.passes import Pass, PlainPass, Step
+from otcluster.clustering.passes import NearestPass, PlainPass, Step
 from otcluster.clustering.samples import Samples
 
 _SCOUTS, _SCOUT_RUN = 4096, 64  # rows that tell what bounds would rule out
@@ -28,7 +28,7 @@ _TILE = 1 << 18  # products at once: what a thread has room for beside it in its
 class CompiledPass:
     """The nearest centroid of each row in host memory; answers as :class:`otcluster.clustering.passes.PlainPass`."""
 
-    def __init__(self, samples: Samples, n_clusters: int, loops: Any) -> None:
+    def __init__(self, samples: Samples, n_clusters: int, loops: Any, *, alone: bool = False) -> None:
         self.samples, self.k, self._loops = samples, n_clusters, loops
         self._real = np.float64 if samples.dtype == np.float64 else np.float32
         sums = 8 * (n_clusters + loops.GROUP) * samples.dim
@@ -43,7 +43,7 @@ class CompiledPass:
         self._before: Any = None
         n_groups = -(-n_clusters // loops.GROUP)
         room = max(_LEAST_BOUNDS, samples.n * samples.dim * self._real().itemsize)
-        self._may_bound = samples.n > _SCOUTS and samples.n * n_groups * self._real().itemsize <= room
+        self._may_bound = not alone and samples.n > _SCOUTS and samples.n * n_groups * self._real().itemsize <= room
 
     @property
     def labels(self) -> Array:
@@ -95,12 +95,6 @@ class CompiledPass:
         if self._bounds is not None:  # nothing is known of it any more
             upper, lower = self._bounds
             upper[row], lower[row] = np.inf, 0
-
-    def afresh(self) -> CompiledPass:
-        """A pass over the same samples that knows nothing of those before."""
-        fresh = CompiledPass(self.samples, self.k, self._loops)
-        fresh._may_bound = False
-        return fresh
 
     # Passes over all rows
 
@@ -226,10 +220,10 @@ class CompiledPass:
         self._counts += counts.sum(axis=0)
 
 
-def nearest_pass(samples: Samples, n_clusters: int) -> Pass:
-    """The pass for :class:`otcluster.Nearest`: compiled where that can be."""
+def nearest_pass(samples: Samples, n_clusters: int, *, alone: bool = False) -> NearestPass:
+    """The pass for :class:`otcluster.Nearest`: compiled where that can be. No other follows one that is ``alone``."""
     loops = samples.loops()
-    return PlainPass(samples) if loops is None else CompiledPass(samples, n_clusters, loops)
+    return PlainPass(samples) if loops is None else CompiledPass(samples, n_clusters, loops, alone=alone)
 
 
 def grouped_order(points: Any, size: int) -> Any:

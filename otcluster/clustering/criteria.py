@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from otcluster._ops.generic import Array
+from otcluster.checks import check_whole
 from otcluster.clustering.fits import Fits
 from otcluster.clustering.kmeans import KMeansResult
 from otcluster.clustering.picking import Numbers
@@ -128,10 +129,7 @@ class PredictionStrength:
             raise TypeError(f"threshold must be a number, got {self.threshold!r}")
         if not 0 < self.threshold <= 1:
             raise ValueError(f"threshold must be above 0 and at most 1, got {self.threshold}")
-        if isinstance(self.splits, bool) or not hasattr(self.splits, "__index__"):
-            raise TypeError(f"splits must be a whole number, got {self.splits!r}")
-        if self.splits < 1:
-            raise ValueError(f"splits must be at least 1, got {self.splits}")
+        check_whole("splits", self.splits, 1)
 
     def curve(self, fits: Fits, candidates: Sequence[int]) -> Curve:
         if fits.n < 2 * candidates[-1]:

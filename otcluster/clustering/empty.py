@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from otcluster._ops.generic import Array
-from otcluster.clustering.passes import Pass, Step
+from otcluster.clustering.passes import NearestPass, Step
 from otcluster.clustering.samples import Samples
 
 
@@ -14,7 +14,7 @@ from otcluster.clustering.samples import Samples
 class EmptyClusters(Protocol):
     """What :func:`otcluster.kmeans` takes as ``empty``."""
 
-    def fill(self, samples: Samples, current: Pass, step: Step, centroids: Array) -> Step:
+    def fill(self, samples: Samples, current: NearestPass, step: Step, centroids: Array) -> Step:
         """The sums and counts of all ranks, with something for the clusters that have none where there is something."""
         ...
 
@@ -32,7 +32,7 @@ class KeepEmpty:
                [50. ]])
     """
 
-    def fill(self, samples: Samples, current: Pass, step: Step, centroids: Array) -> Step:
+    def fill(self, samples: Samples, current: NearestPass, step: Step, centroids: Array) -> Step:
         return step
 
 
@@ -51,7 +51,7 @@ class RelocateFarthest:
                [1.]])
     """
 
-    def fill(self, samples: Samples, current: Pass, step: Step, centroids: Array) -> Step:
+    def fill(self, samples: Samples, current: NearestPass, step: Step, centroids: Array) -> Step:
         ops = samples.ops
         counts = ops.to_numpy(step.counts).copy()
         empty = [int(at) for at in (counts <= 0).nonzero()[0]]

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 
 from otcluster._ops.generic import Array
+from otcluster.checks import check_whole
 from otcluster.clustering.annealing import Annealing
-from otcluster.clustering.bounded import CompiledPass
 from otcluster.clustering.kmeans import kmeans
-from otcluster.clustering.passes import Pass, PlainPass
 from otcluster.clustering.picking import Numbers, Pick, PickNearest, check_rule, picked
 from otcluster.clustering.samples import Geometry, Samples
-from otcluster.clustering.solved import SolvedPass
+from otcluster.clustering.solved import pass_for
 from otcluster.clustering.starts import Start
 from otcluster.clustering.tree import ClusterTree
 from otcluster.solvers import Nearest, Solver
@@ -53,10 +52,10 @@ class Resample:
     rule: Pick | None = None
 
     def __post_init__(self) -> None:
-        _check_number("rounds", self.rounds, 0)
+        check_whole("rounds", self.rounds, 0)
         for number in self.per_cluster if isinstance(self.per_cluster, tuple) else (self.per_cluster,):
             if number is not None:
-                _check_number("per_cluster", number, 1)
+                check_whole("per_cluster", number, 1)
         check_rule(self.rule)
 
     def kept(self, level: int, n: int, k: int) -> int:
@@ -129,7 +128,7 @@ def hierarchical_kmeans(
         raise ValueError(f"per_cluster must have one number for each of the {len(levels)} levels, got {resample.per_cluster}")
     if init is not None and (isinstance(init, type) or not isinstance(init, Start)):
         raise TypeError(f"init must be KMeansPlusPlus(), KMeansParallel() or have their method draw, got {init!r}")
-    _check_number("seed", seed, 0)
+    check_whole("seed", seed, 0)
     rows, weights = x, sample_weight
     centroids, places = [], []
     distances: Array = None
@@ -185,17 +184,11 @@ class _Level:
         samples, ops = self.samples, self.samples.ops
         with ops.quiet():
             laid = samples.laid(samples.from_face(centroids))
-            current = self._pass(int(centroids.shape[0]))
+            solver = self.assign.solver if isinstance(self.assign, Annealing) else self.assign
+            current = pass_for(samples, int(centroids.shape[0]), solver)
             current.run(laid)
             labels, distances = ops.cast(current.labels, ops.integer), current.distances(laid)
         return samples.to_face(labels), samples.to_face(distances)
-
-    def _pass(self, k: int) -> Pass:
-        if not isinstance(self.assign, Nearest):
-            solver = self.assign.solver if isinstance(self.assign, Annealing) else self.assign
-            return SolvedPass(self.samples, solver, None)
-        loops = self.samples.loops()
-        return PlainPass(self.samples) if loops is None else CompiledPass(self.samples, k, loops)
 
     def _rows(self, indices: Numbers) -> tuple[Array, Array | None]:
         """Some rows, in memory, and their weights."""
@@ -218,15 +211,8 @@ def _checked_levels(n_clusters: Any) -> tuple[int, ...]:
     if not isinstance(n_clusters, Sequence) or isinstance(n_clusters, str) or not n_clusters:
         raise TypeError(f"n_clusters must hold a number for each level, such as (1000, 100), got {n_clusters!r}")
     for number in n_clusters:
-        _check_number("n_clusters", number, 1)
+        check_whole("n_clusters", number, 1)
     levels = tuple(operator.index(number) for number in n_clusters)
     if any(above >= below for below, above in itertools.pairwise(levels)):
         raise ValueError(f"n_clusters must decrease from level to level, the level of the samples first; got {levels}")
     return levels
-
-
-def _check_number(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be a whole number, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,15 +10,16 @@ from typing import Any
 import numpy as np
 
 from otcluster._ops.generic import Array
-from otcluster.assignment import Assignment, Status
+from otcluster.assignment import Assignment, EntropicAssignment, Status
+from otcluster.checks import check_whole
 from otcluster.clustering.annealing import Annealing
 from otcluster.clustering.bounded import nearest_pass
 from otcluster.clustering.empty import EmptyClusters, RelocateFarthest
 from otcluster.clustering.nearest import nearest_assignment, warn_of_empty
-from otcluster.clustering.passes import Pass, Step
+from otcluster.clustering.passes import Step
 from otcluster.clustering.progress import KMeansProgress, Watcher
 from otcluster.clustering.samples import Geometry, Samples
-from otcluster.clustering.solved import SolvedPass
+from otcluster.clustering.solved import SolvedPass, pass_for
 from otcluster.clustering.starts import KMeansParallel, KMeansPlusPlus, Start
 from otcluster.distributed import Reducer
 from otcluster.solvers import Nearest, Solver
@@ -159,13 +159,8 @@ class _Run:
         self, samples: Samples, n_clusters: int, assign: Solver | Annealing, empty: EmptyClusters, cluster_share: Any
     ) -> None:
         self.samples, self.k, self.assign, self.empty = samples, n_clusters, assign, empty
-        self.current = self._pass(cluster_share)
-
-    def _pass(self, cluster_share: Any) -> Pass:
-        if not isinstance(self.assign, Nearest):
-            solver = self.assign.at(0) if isinstance(self.assign, Annealing) else self.assign
-            return SolvedPass(self.samples, solver, cluster_share)
-        return nearest_pass(self.samples, self.k)
+        solver = assign.at(0) if isinstance(assign, Annealing) else assign
+        self.current = pass_for(samples, n_clusters, solver, cluster_share)
 
     def to_the_end(
         self, centroids: Array, max_iter: int, tol: float, before: KMeansProgress, progress: Watcher | None
@@ -208,21 +203,14 @@ class _Run:
         samples, ops, xp = self.samples, self.samples.ops, self.samples.ops.xp
         step = self.current.run(centroids)
         if samples.reducer is not None:
-            changed = ops.full((1,), step.changed if math.isfinite(step.changed) else float(samples.n), ops.wide)
-            flat = xp.concat([xp.reshape(step.sums, (-1,)), step.counts, changed])
-            flat = samples.summed(flat)
+            changed = ops.full((1,), step.changed, ops.wide)
+            flat = samples.summed(xp.concat([xp.reshape(step.sums, (-1,)), step.counts, changed]))
             size = self.k * samples.dim
             sums = xp.reshape(flat[:size], (self.k, samples.dim))
             step = Step(sums, flat[size:-1], float(flat[-1]))
-        if isinstance(self.current, SolvedPass) and not self._is_hard:
-            step = step._replace(changed=math.inf)
-        if ops.facts([xp.min(step.counts)])[0] <= 0 and not isinstance(self.current, SolvedPass):
+        if not isinstance(self.current, SolvedPass) and ops.facts([xp.min(step.counts)])[0] <= 0:
             step = self.empty.fill(samples, self.current, step, centroids)
         return step
-
-    @property
-    def _is_hard(self) -> bool:
-        return not hasattr(getattr(self.current, "answer", None), "epsilon")
 
     def _means(self, step: Step, centroids: Array) -> Array:
         """The mean of each cluster, of length one for the cosine; where there is none, the centroid as it was."""
@@ -239,21 +227,18 @@ class _Run:
         """Assign once more, to the centroids as the caller gets them."""
         samples, ops, xp = self.samples, self.samples.ops, self.samples.ops.xp
         given, begun_at = samples.given_back(centroids), samples.centre
+        answer = None
         if not isinstance(self.current, SolvedPass):
             samples.begin_at(given)  # so that whoever has the centroids finds the same labels
+            self.current = nearest_pass(samples, self.k, alone=True)
         laid = samples.laid(given)
-        answer = None
+        self.current.run(laid)
+        labels = self.current.labels
         if isinstance(self.current, SolvedPass):
-            self.current.run(laid)
             answer = self.current.answer
-            labels = self.current.labels
-        else:
-            self.current = self.current.afresh()
-            self.current.run(laid)
-            labels = self.current.labels
-        if answer is not None and not self._is_hard:
+        if isinstance(answer, EntropicAssignment):
             value = float(ops.facts([samples.from_face(answer.transport_value())])[0])
-            inertia = 2 * (samples.total + -value) if samples.metric == "cosine" else -value
+            inertia = 2 * (samples.total - value) if samples.metric == "cosine" else -value
         else:
             distances = ops.cast(self.current.distances(laid), ops.wide)
             distances = distances if samples.weights is None else distances * ops.cast(samples.weights, ops.wide)
@@ -289,14 +274,6 @@ def first_centroids(start: Any, samples: Samples, n_clusters: int, seed: int) ->
         if not bool(samples.ops.xp.all(samples.ops.xp.isfinite(values))):
             raise ValueError("init must be finite, got NaN or infinity")
         return samples.laid(values)
-
-
-def check_whole(name: str, value: Any, least: int) -> None:
-    """Raise unless ``value`` is a whole number, ``least`` or more."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be a whole number, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
 def _check(n_clusters: Any, assign: Any, n_init: Any, max_iter: Any, tol: Any, empty: Any, seed: Any) -> None:

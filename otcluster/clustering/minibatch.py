@@ -11,11 +11,12 @@ import numpy as np
 from otcluster._ops import select
 from otcluster._ops.generic import Array
 from otcluster.assignment import Status
+from otcluster.checks import check_whole
 from otcluster.clustering.batches import Batches
-from otcluster.clustering.kmeans import KMeansResult, check_whole, first_centroids
+from otcluster.clustering.kmeans import KMeansResult, first_centroids
 from otcluster.clustering.nearest import nearest_assignment, nearest_centroids, warn_of_empty
 from otcluster.clustering.running import RunningCentroids
-from otcluster.clustering.samples import Geometry, Samples
+from otcluster.clustering.samples import Geometry, Samples, checked_weights
 from otcluster.clustering.starts import KMeansPlusPlus, Start
 
 _WINDOW = 100  # batches that the smoothed inertia looks back on at most
@@ -179,13 +180,8 @@ def _checked(x: Any, n_clusters: int, sample_weight: Any) -> Array | None:
         raise ValueError(f"n_clusters must be at most the number of samples, got {n_clusters} for {n}")
     if sample_weight is None:
         return None
-    weights = face.asarray(sample_weight)
-    if tuple(weights.shape) != (n,):
-        raise ValueError(f"sample_weight must hold one number for each of the {n} rows, got {tuple(weights.shape)}")
-    host = face.to_numpy(weights)
-    if not (np.isfinite(host).all() and (host >= 0).all()):
-        raise ValueError("sample_weight must be finite and not negative")
-    if not host.any():
+    weights = checked_weights(face, sample_weight, n)
+    if not bool(face.xp.any(weights > 0)):
         raise ValueError("sample_weight must have a positive sum, got only zeros: nothing would be clustered")
     return weights
 

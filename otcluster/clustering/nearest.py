@@ -9,8 +9,7 @@ from typing import Any
 from otcluster._ops import select
 from otcluster._ops.generic import Array
 from otcluster.assignment import Assignment
-from otcluster.clustering.bounded import CompiledPass
-from otcluster.clustering.passes import Pass, PlainPass
+from otcluster.clustering.bounded import nearest_pass
 from otcluster.clustering.samples import Geometry, Samples
 from otcluster.distributed import Reducer
 from otcluster.problem import Problem
@@ -45,16 +44,10 @@ def nearest_centroids(x: Any, centroids: Array, *, metric: Geometry = "sqeuclide
         (array([1, 0]), array([1., 1.]))
     """
     samples, laid = _prepared(x, centroids, metric)
-    current = lone_pass(samples, int(laid.shape[0]))
+    current = nearest_pass(samples, int(laid.shape[0]), alone=True)
     with samples.ops.quiet():
         current.run(laid)
         return samples.to_face(current.labels), samples.to_face(current.distances(laid))
-
-
-def lone_pass(samples: Samples, n_clusters: int) -> Pass:
-    """A pass that no other will follow."""
-    loops = samples.loops()
-    return PlainPass(samples) if loops is None else CompiledPass(samples, n_clusters, loops).afresh()
 
 
 def distances(x: Array, centroids: Array, *, metric: Geometry = "sqeuclidean") -> Array:
@@ -140,8 +133,8 @@ def _prepared(x: Any, centroids: Any, metric: Geometry) -> tuple[Samples, Array]
 
 def like(ops: Any, array: Array) -> Array:
     """An array of any library in that of ``ops`` and on its device."""
-    return array if ops.owns(array) and ops.device_of(array) == ops.device else ops.asarray(_on_host(array))
-
-
-def _on_host(array: Any) -> Any:
-    return select(array, "centroids").to_numpy(array)
+    return (
+        array
+        if ops.owns(array) and ops.device_of(array) == ops.device
+        else ops.asarray(select(array, "centroids").to_numpy(array))
+    )

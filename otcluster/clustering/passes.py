@@ -39,12 +39,12 @@ class Pass(Protocol):
         """Squared distance of each row to the centroid of its label, (n,)."""
         ...
 
+
+class NearestPass(Pass, Protocol):
+    """A pass that gives each sample to the nearest centroid, so that clusters may end empty."""
+
     def relabel(self, row: int, cluster: int) -> None:
         """Give a row to another cluster, in ``labels`` and in the sums that later passes start from."""
-        ...
-
-    def afresh(self) -> Pass:
-        """A pass over the same samples that knows nothing of those before."""
         ...
 
 
@@ -55,27 +55,21 @@ class PlainPass:
         self.samples = samples
         self.labels: Array = samples.ops.full((samples.n,), -1, samples.ops.integer)
 
-    def afresh(self) -> PlainPass:
-        return PlainPass(self.samples)
-
     def run(self, centroids: Array) -> Step:
         samples, ops, xp = self.samples, self.samples.ops, self.samples.ops.xp
         k = int(centroids.shape[0])
         points = ops.cast(centroids, samples.dtype)
         half = xp.sum(points * points, axis=-1) / 2
-        sums, counts = ops.full((k, samples.dim), 0.0, ops.wide), ops.full((k, 1), 0.0, ops.wide)
+        sums, counts = ops.full((k, samples.dim), 0.0, ops.wide), ops.full((k,), 0.0, ops.wide)
         found = []
         for rows, block in samples.blocks(max(64, ops.tile_elements // k)):
             row = samples.prepared(block, rows)
             label = ops.argmax(row @ points.T - half)
             found.append(label)
-            weight = xp.ones_like(row[:, :1]) if samples.weights is None else samples.weights[rows][:, None]
-            sums = sums + ops.segment_sum(row * weight, label, k)
-            counts = counts + ops.segment_sum(weight, label, k)
-        labels = xp.concat(found) if found else self.labels
-        changed = float(xp.sum(ops.cast(labels != self.labels, ops.wide))) if samples.n else 0.0
-        self.labels = labels
-        return Step(sums, counts[:, 0], changed)
+            more, held = label_sums(samples, rows, row, label, k)
+            sums, counts = sums + more, counts + held
+        before, self.labels = self.labels, xp.concat(found) if found else self.labels
+        return Step(sums, counts, n_changed(samples, before, self.labels))
 
     def distances(self, centroids: Array) -> Array:
         return own_distances(self.samples, self.labels, centroids)
@@ -83,6 +77,19 @@ class PlainPass:
     def relabel(self, row: int, cluster: int) -> None:
         ops = self.samples.ops
         self.labels = ops.xp.where(ops.arange(self.samples.n) == row, ops.full((), cluster, ops.integer), self.labels)
+
+
+def label_sums(samples: Samples, rows: slice, row: Array, labels: Array, k: int) -> tuple[Array, Array]:
+    """Weighted sums (k, dim) of some prepared rows by their labels, and the weight of each (k,), in the wide dtype."""
+    ops = samples.ops
+    weight = ops.xp.ones_like(row[:, :1]) if samples.weights is None else samples.weights[rows][:, None]
+    return ops.segment_sum(row * weight, labels, k), ops.segment_sum(weight, labels, k)[:, 0]
+
+
+def n_changed(samples: Samples, before: Array, labels: Array) -> float:
+    """How many labels are others than before."""
+    ops = samples.ops
+    return float(ops.xp.sum(ops.cast(labels != before, ops.wide))) if samples.n else 0.0
 
 
 def own_distances(samples: Samples, labels: Array, centroids: Array) -> Array:

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from otcluster._ops.generic import Array
+from otcluster.clustering.bounded import nearest_pass
 from otcluster.clustering.lots import RowLots
-from otcluster.clustering.nearest import like, lone_pass
+from otcluster.clustering.nearest import like
 from otcluster.clustering.passes import Pass
 from otcluster.clustering.samples import Geometry, Samples
 
@@ -56,7 +57,7 @@ class RunningCentroids:
         with ops.quiet():
             self._bring(ops, k)
             laid = samples.laid(self.centroids)
-            current = lone_pass(samples, k)
+            current = nearest_pass(samples, k, alone=True)
             sums, counts, _ = current.run(laid)
             squares = ops.cast(current.distances(laid), ops.wide)
             weights = xp.ones_like(squares) if samples.weights is None else ops.cast(samples.weights, ops.wide)

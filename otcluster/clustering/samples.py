@@ -63,14 +63,8 @@ class Samples:
         self._survey()
 
     def _checked_weights(self, weights: Any) -> Array:
-        given = self.face.asarray(weights)
-        if self.face.xp.isdtype(given.dtype, "bool") or tuple(given.shape) != (self.n,):
-            raise ValueError(f"sample_weight must hold one number for each of the {self.n} rows, got {tuple(given.shape)}")
-        values = self.ops.cast(self.from_face(given), self.dtype)
-        values = np.ascontiguousarray(values) if self.is_numpy else values
-        if self.n and not bool(self.ops.xp.all(self.ops.xp.isfinite(values) & (values >= 0))):
-            raise ValueError("sample_weight must be finite and not negative")
-        return values
+        values = self.ops.cast(self.from_face(checked_weights(self.face, weights, self.n)), self.dtype)
+        return np.ascontiguousarray(values) if self.is_numpy else values
 
     def _survey(self) -> None:
         """One reading: whether all is finite, the centre, the variance and the scales."""
@@ -207,8 +201,7 @@ class Samples:
 
     def told(self, centroids: Array) -> Array:
         """Centroids in the coordinates and library of the caller, in the wide dtype: to go on from."""
-        inside = self.metric == "cosine"
-        return self.to_face(centroids if inside else centroids + self.ops.cast(self.centre, self.ops.wide))
+        return self.to_face(self.unlaid(centroids))
 
     def loops(self) -> Any:
         """The compiled loops of k-means for these rows, None where there are none."""
@@ -243,6 +236,20 @@ class Samples:
     def greatest(self, value: float) -> float:
         """The largest of a number over the ranks."""
         return float(self.maximum(self.ops.full((1,), value, self.ops.wide))[0])
+
+
+def checked_weights(ops: GenericOps, weights: Any, n: int) -> Array:
+    """Weights of n samples in the library of ``ops``.
+
+    Raises:
+        ValueError: There is not one for each, or one is negative or not finite.
+    """
+    values = ops.asarray(weights)
+    if ops.xp.isdtype(values.dtype, "bool") or tuple(values.shape) != (n,):
+        raise ValueError(f"sample_weight must hold one number for each of the {n} rows, got {tuple(values.shape)}")
+    if n and not bool(ops.xp.all(ops.xp.isfinite(values) & (values >= 0))):
+        raise ValueError("sample_weight must be finite and not negative")
+    return values
 
 
 def _on_host(ops: GenericOps, x: Array) -> Array:

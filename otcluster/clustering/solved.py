@@ -7,12 +7,13 @@ from typing import Any
 from otcluster import passes
 from otcluster._ops.generic import Array
 from otcluster.assignment import Assignment, EntropicAssignment
-from otcluster.clustering.passes import Step, own_distances
+from otcluster.clustering.bounded import nearest_pass
+from otcluster.clustering.passes import NearestPass, Step, label_sums, n_changed, own_distances
 from otcluster.clustering.samples import Samples
 from otcluster.problem import Problem
 from otcluster.scores import DenseScores, PointScores, Scores
 from otcluster.solve import solve
-from otcluster.solvers import ExactBalanced, LogSinkhorn, Solver
+from otcluster.solvers import ExactBalanced, LogSinkhorn, Nearest, Solver
 
 _DENSE_BYTES = 1 << 28
 
@@ -52,21 +53,18 @@ class SolvedPass:
         return isinstance(self.solver, ExactBalanced) or (isinstance(self.solver, LogSinkhorn) and self.solver.tol is not None)
 
     def run(self, centroids: Array) -> Step:
-        samples, ops, xp = self.samples, self.samples.ops, self.samples.ops.xp
+        samples, ops = self.samples, self.samples.ops
         self.answer = self.solve(samples.given_back(centroids))
         before, self.labels = self.labels, ops.cast(samples.from_face(self.answer.labels()), ops.integer)
         if isinstance(self.answer, EntropicAssignment):
             # A plan may change where no label does.
             return Step(*self._plan_sums(self.answer), float("inf") if samples.n else 0.0)
         k = int(centroids.shape[0])
-        sums, counts = ops.full((k, samples.dim), 0.0, ops.wide), ops.full((k, 1), 0.0, ops.wide)
+        sums, counts = ops.full((k, samples.dim), 0.0, ops.wide), ops.full((k,), 0.0, ops.wide)
         for rows, block in samples.blocks(1 << 14):
-            row = samples.prepared(block, rows)
-            weight = xp.ones_like(row[:, :1]) if samples.weights is None else samples.weights[rows][:, None]
-            sums = sums + ops.segment_sum(row * weight, self.labels[rows], k)
-            counts = counts + ops.segment_sum(weight, self.labels[rows], k)
-        changed = xp.sum(ops.cast(self.labels != before, ops.wide)) if samples.n else 0.0
-        return Step(sums, counts[:, 0], float(changed))
+            more, held = label_sums(samples, rows, samples.prepared(block, rows), self.labels[rows], k)
+            sums, counts = sums + more, counts + held
+        return Step(sums, counts, n_changed(samples, before, self.labels))
 
     def _plan_sums(self, answer: EntropicAssignment) -> tuple[Array, Array]:
         samples, ops, xp = self.samples, self.samples.ops, self.samples.ops.xp
@@ -82,12 +80,12 @@ class SolvedPass:
                 counts = counts + ops.column_sum(plan)
         return sums, counts
 
-    def afresh(self) -> SolvedPass:
-        return SolvedPass(self.samples, self.solver, self.cluster_share)
-
     def distances(self, centroids: Array) -> Array:
         return own_distances(self.samples, self.labels, centroids)
 
-    def relabel(self, row: int, cluster: int) -> None:
-        ops = self.samples.ops
-        self.labels = ops.xp.where(ops.arange(self.samples.n) == row, ops.full((), cluster, ops.integer), self.labels)
+
+def pass_for(samples: Samples, n_clusters: int, solver: Solver, cluster_share: Any = None) -> NearestPass | SolvedPass:
+    """How a solver assigns the samples, over and over."""
+    if isinstance(solver, Nearest):
+        return nearest_pass(samples, n_clusters)
+    return SolvedPass(samples, solver, cluster_share)

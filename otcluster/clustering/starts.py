@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from otcluster._ops.generic import Array
+from otcluster.checks import check_whole
 from otcluster.clustering.bounded import nearest_pass
 from otcluster.clustering.lots import RowLots
 from otcluster.clustering.passes import nearer_squares
@@ -53,7 +54,8 @@ class KMeansPlusPlus:
     n_candidates: int | None = None
 
     def __post_init__(self) -> None:
-        _check_count("n_candidates", self.n_candidates)
+        if self.n_candidates is not None:
+            check_whole("n_candidates", self.n_candidates, 1)
 
     def draw(self, samples: Samples, n_clusters: int, seed: int) -> Array:
         ops, xp = samples.ops, samples.ops.xp
@@ -108,7 +110,7 @@ class KMeansParallel:
             raise TypeError(f"oversampling must be a number, got {self.oversampling!r}")
         if not 0 < self.oversampling < math.inf:
             raise ValueError(f"oversampling must be positive and finite, got {self.oversampling}")
-        _check_count("rounds", self.rounds)
+        check_whole("rounds", self.rounds, 1)
 
     def draw(self, samples: Samples, n_clusters: int, seed: int) -> Array:
         ops, xp = samples.ops, samples.ops.xp
@@ -125,7 +127,7 @@ class KMeansParallel:
             far = _nearer(samples, samples.laid(chosen[-1]), far)
         # As they were given, so that what is drawn among them does not depend on the rounding of the centre.
         few = xp.concat([ops.cast(first, samples.dtype), *chosen])
-        weights = samples.summed(nearest_pass(samples, int(few.shape[0])).run(samples.laid(few)).counts)
+        weights = samples.summed(nearest_pass(samples, int(few.shape[0]), alone=True).run(samples.laid(few)).counts)
         kept = ops.asarray(np.flatnonzero(ops.to_numpy(weights) > 0))
         candidates = Samples(xp.take(few, kept, axis=0), xp.take(weights, kept), samples.metric, None)
         drawn = KMeansPlusPlus().draw(candidates, n_clusters, seed)
@@ -140,15 +142,6 @@ def _nearer(samples: Samples, points: Array, far: Array) -> Array:
     """Squared distance of each row to the nearest point, or ``far`` where that is less: (n,)."""
     if not points.shape[0]:
         return far
-    found = nearest_pass(samples, int(points.shape[0])).afresh()
+    found = nearest_pass(samples, int(points.shape[0]), alone=True)
     found.run(points)
     return samples.ops.xp.minimum(found.distances(points), far)
-
-
-def _check_count(name: str, value: Any) -> None:
-    if value is None and name == "n_candidates":
-        return
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be a whole number, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")

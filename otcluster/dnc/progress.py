@@ -6,7 +6,8 @@ from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+
+from otcluster.runs.display import BarDisplay
 
 
 class Progress(Protocol):
@@ -38,12 +39,12 @@ class Silent:
         """Told to nobody."""
 
 
-class Terminal:
+class Terminal(BarDisplay):
     """A line for each epoch, and on a terminal a bar with loss, accuracy and the time left."""
 
     def __init__(self, console: Console) -> None:
-        self.console = console
-        self._bar = Bar(
+        super().__init__(
+            console,
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -51,22 +52,7 @@ class Terminal:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
         )
-        self._task: Any = None
-
-    def __enter__(self) -> Terminal:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.stop()
-
-    def note(self, text: str) -> None:
-        """Print a line."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def step(self, step: int, steps: int, epoch: int, epochs: int, *, loss: float, accuracy: float) -> None:
         """Move the bar."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from otcluster.clustering.kmeans import check_whole, first_centroids
+from otcluster.checks import check_whole
+from otcluster.clustering.kmeans import first_centroids
 from otcluster.clustering.minibatch import minibatch_run
 from otcluster.clustering.running import RunningCentroids
 from otcluster.clustering.samples import Geometry, Samples

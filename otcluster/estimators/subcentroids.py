@@ -17,7 +17,7 @@ from otcluster._ops import select
 from otcluster._ops.generic import Array
 from otcluster.clustering.kmeans import KMeansResult, kmeans
 from otcluster.clustering.nearest import distances, like, nearest_centroids
-from otcluster.clustering.samples import Geometry
+from otcluster.clustering.samples import Geometry, checked_weights
 from otcluster.estimators.base import on_host, seed_of, starts, validated, weights_of
 
 
@@ -223,13 +223,11 @@ class NearestSubCentroid(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 def _with_weight(X: Array, labels: Any, weights: Array) -> tuple[Array, Any, Array]:
     """The samples that have some, by what can be told of the weights before k-means checks them."""
+    ops = select(X, "X")
+    weights = checked_weights(ops, weights, len(labels))
     host = on_host(weights)
-    if host.shape != (len(labels),):
-        raise ValueError(f"sample_weight must hold one number for each of the {len(labels)} rows, got shape {host.shape}")
-    if not np.isfinite(host).all() or (host < 0).any():
-        raise ValueError("sample_weight must be finite and not negative")
     if not host.any():
         raise ValueError("sample_weight must have a positive sum, got only zeros: nothing would be learnt")
-    ops, kept = select(X, "X"), np.flatnonzero(host)
+    kept = np.flatnonzero(host)
     rows = ops.asarray(kept)
     return ops.xp.take(X, rows, axis=0), labels[kept], ops.xp.take(weights, rows)

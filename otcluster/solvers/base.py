@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from otcluster._ops.generic import Array
 from otcluster.assignment import Assignment
+from otcluster.checks import check_whole
 from otcluster.problem import Problem
 
 
@@ -34,11 +35,7 @@ def check_epsilon(epsilon: Any, name: str = "epsilon") -> float:
 
 def check_max_iter(max_iter: Any) -> int:
     """Return ``max_iter`` as an int, or raise unless it is a whole number of at least one round."""
-    if isinstance(max_iter, bool) or not hasattr(max_iter, "__index__"):
-        raise TypeError(f"max_iter must be a whole number, got {max_iter!r}")
-    if max_iter < 1:
-        raise ValueError(f"max_iter must be at least 1, got {max_iter}")
-    return int(max_iter)
+    return check_whole("max_iter", max_iter, 1)
 
 
 def check_tol(tol: Any) -> float | None:

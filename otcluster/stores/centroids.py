@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from otcluster.assignment import Assignment
+from otcluster.checks import check_whole
 from otcluster.distributed import Reducer
 from otcluster.stores.averaging import Averaging, MomentumMean
 from otcluster.stores.batch import Batch, Layout
-from otcluster.stores.checks import check_number, may_look
+from otcluster.stores.checks import may_look
 from otcluster.stores.exchange import checked, collect, look
 from otcluster.stores.momentum import Schedule, check_momentum
 from otcluster.stores.revival import Averages, Candidates, Revival
@@ -94,9 +95,9 @@ class CentroidStore(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.n_classes = None if n_classes is None else check_number("n_classes", n_classes, 1)
+        self.n_classes = None if n_classes is None else check_whole("n_classes", n_classes, 1)
         counts = _counts(n_centroids, self.n_classes)
-        self.n_centroids, self.dim = max(counts), check_number("dim", dim, 1)
+        self.n_centroids, self.dim = max(counts), check_whole("dim", dim, 1)
         self.all_open = min(counts) == self.n_centroids
         if metric not in get_args(StoreMetric):
             raise ValueError(f"metric must be one of {', '.join(get_args(StoreMetric))}, got {metric!r}")
@@ -327,8 +328,8 @@ class CentroidStore(nn.Module):
 def _counts(n_centroids: Any, n_classes: int | None) -> list[int]:
     """Centroids of each class, from one number or one for each."""
     if not isinstance(n_centroids, Sequence):
-        return [check_number("n_centroids", n_centroids, 1)] * (n_classes or 1)
-    counts = [check_number("n_centroids", each, 1) for each in n_centroids]
+        return [check_whole("n_centroids", n_centroids, 1)] * (n_classes or 1)
+    counts = [check_whole("n_centroids", each, 1) for each in n_centroids]
     if len(counts) != n_classes:
         raise ValueError(f"n_centroids must be one number, or one for each of {n_classes} classes, got {len(counts)} of them")
     return counts

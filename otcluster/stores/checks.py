@@ -8,15 +8,6 @@ import torch
 from torch import Tensor
 
 
-def check_number(name: str, value: Any, least: int) -> int:
-    """Return ``value`` as an int, or raise unless it is a whole number of at least ``least``."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be a whole number, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-    return int(value)
-
-
 def check_features(features: Any, dim: int, device: torch.device, owner: str) -> None:
     """Raise unless ``features`` are vectors of length ``dim`` on the device of their owner."""
     if not isinstance(features, Tensor) or not features.is_floating_point():

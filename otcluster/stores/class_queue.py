@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from otcluster.stores.checks import check_number, check_range
+from otcluster.checks import check_whole
+from otcluster.stores.checks import check_range
 from otcluster.stores.queue import Queue
 
 
@@ -54,8 +55,8 @@ class ClassQueue(Queue):
         payloads: Mapping[str, torch.dtype] | None = None,
         ready_at: int | None = None,
     ) -> None:
-        self.n_classes = check_number("n_classes", n_classes, 1)
-        self.capacity = check_number("capacity", capacity, self.n_classes)
+        self.n_classes = check_whole("n_classes", n_classes, 1)
+        self.capacity = check_whole("capacity", capacity, self.n_classes)
         self.quota = self.capacity // self.n_classes
         room = self.n_classes * self.quota
         # The last row takes what finds no room, so that no shape depends on the labels.

@@ -10,7 +10,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from otcluster.stores.checks import check_number
+from otcluster.checks import check_whole
 
 Schedule = Callable[[Tensor], "float | Tensor"]
 """From the number of updates done, an integer tensor of shape (), to a momentum in [0, 1]."""
@@ -45,7 +45,7 @@ class CosineMomentum:
     def __post_init__(self) -> None:
         check_momentum("first", self.first)
         check_momentum("last", self.last)
-        check_number("n_updates", self.n_updates, 1)
+        check_whole("n_updates", self.n_updates, 1)
 
     def __call__(self, done: Tensor) -> Tensor:
         """The momentum after ``done`` updates."""

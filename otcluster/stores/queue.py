@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from otcluster.stores.checks import check_features, check_finite, check_ids, check_number, check_rows, may_look
+from otcluster.checks import check_whole
+from otcluster.stores.checks import check_features, check_finite, check_ids, check_rows, may_look
 
 
 class QueueSample(NamedTuple):
@@ -38,8 +39,8 @@ class Queue(nn.Module):
         super().__init__()
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise TypeError(f"dtype must be a floating-point dtype such as torch.float16, got {dtype!r}")
-        self.dim = check_number("dim", dim, 1)
-        self.ready_at = room if ready_at is None else check_number("ready_at", ready_at, 0)
+        self.dim = check_whole("dim", dim, 1)
+        self.ready_at = room if ready_at is None else check_whole("ready_at", ready_at, 0)
         if self.ready_at > room:
             raise ValueError(f"ready_at must be at most {room}, for how many there is room, got {ready_at}")
         self.room = room
@@ -135,7 +136,7 @@ class Queue(nn.Module):
             ValueError: Fewer are held.
         """
         held = len(self)
-        if check_number("n", n, 0) > held:
+        if check_whole("n", n, 0) > held:
             raise ValueError(f"n must be at most {held}, for so many are held, got {n}: wait until the queue is ready")
         generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
         rows = self._order()[torch.randperm(held, generator=generator)[:n].to(self.stored_labels.device)]
@@ -194,7 +195,7 @@ class MemoryQueue(Queue):
         payloads: Mapping[str, torch.dtype] | None = None,
         ready_at: int | None = None,
     ) -> None:
-        self.capacity = check_number("capacity", capacity, 0)
+        self.capacity = check_whole("capacity", capacity, 0)
         super().__init__(self.capacity, self.capacity, dim, dtype, payloads, ready_at)
         self.register_buffer("n_pushed", torch.zeros((), dtype=torch.int64))
 

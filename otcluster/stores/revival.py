@@ -8,8 +8,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from otcluster.checks import check_whole
 from otcluster.distributed import Reducer
-from otcluster.stores.checks import check_number
 from otcluster.stores.lots import directions, lots
 from otcluster.stores.sums import place_sums
 
@@ -52,7 +52,7 @@ class Revival(Protocol):
 def _check(below: float, patience: int) -> None:
     if not 0 < below < 1:
         raise ValueError(f"below must lie strictly between 0 and 1, got {below}: it is a part of the fair share")
-    check_number("patience", patience, 1)
+    check_whole("patience", patience, 1)
 
 
 @dataclass(frozen=True)

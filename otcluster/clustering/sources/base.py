@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -63,17 +64,17 @@ def chunk_rows(width: int, dtype: npt.DTypeLike, memory: int) -> int:
     return max(1, int(memory) // (int(width) * np.dtype(dtype).itemsize))
 
 
-class Source:
+class Source(ABC):
     """What the sources of this package share: their checks, and gathering. They differ in :meth:`fill`."""
 
     shape: tuple[int, int]
     dtype: np.dtype[Any]
 
+    @abstractmethod
     def fill(self, start: int, out: Vectors) -> None:
         """Write the vectors from ``start`` on to ``out``, C-contiguous (rows, d) of the dtype of this source."""
-        raise NotImplementedError
 
-    def release(self) -> None:
+    def release(self) -> None:  # noqa: B027  what keeps nothing has nothing to forget
         """Forget what was kept for the next read, which works all the same."""
 
     def read(self, start: int, stop: int) -> Vectors:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.util
-import json
-import os
 import re
-import shutil
-import signal
 import subprocess
 import sys
 
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch.distributed as dist
 from pyarrow import parquet
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
@@ -23,43 +17,14 @@ from typer.testing import CliRunner
 import otcluster as otc
 from otcluster import cli, metrics
 from otcluster.cluster_command import data as data_room
-from otcluster.cluster_command import work as work_room
-from otcluster.cluster_command.progress import Silent, TimeLeft
+from otcluster.cluster_command.progress import TimeLeft
 from otcluster.cluster_command.report import projected
 from otcluster.cluster_command.settings import Settings
-from otcluster.cluster_command.work import cluster
 from otcluster.clustering.progress import KMeansProgress
 from tests import processes
-from tests.cluster_ranks import SCENARIOS, K, N, shared, slow
+from tests.cluster_command.ranks import K, N
+from tests.cluster_command.runs import invoke, read, refused, succeed
 from tests.dnc.conftest import listing
-
-gloo = pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="needs gloo")
-
-
-def invoke(*arguments):
-    return CliRunner().invoke(cli.build(), ["cluster", *(str(argument) for argument in arguments)])
-
-
-def succeed(*arguments):
-    result = invoke(*arguments)
-    assert result.exit_code == 0, result.output
-    return result
-
-
-def read(out):
-    report = json.loads((out / "report.json").read_text())
-    return np.load(out / "labels.npy"), np.load(out / "centroids.npy"), report
-
-
-@pytest.fixture
-def x():
-    return slow()
-
-
-@pytest.fixture
-def file(tmp_path, x):
-    np.save(tmp_path / "x.npy", x)
-    return tmp_path / "x.npy"
 
 
 def test_what_it_leaves_belongs_together(file, x, tmp_path):
@@ -173,124 +138,6 @@ def test_a_finished_run_is_left_alone_and_other_settings_are_refused(file, x, tm
     assert listing(out) == before
 
 
-def refused(result, message):
-    """Exit code 2 and one line, not a traceback."""
-    assert result.exit_code == 2, result.output
-    assert isinstance(result.exception, SystemExit)
-    assert message in result.stderr
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_leaves_a_run_that_ends_as_if_nothing_had_been(file, tmp_path, monkeypatch, signum, code):
-    options = [file, "-k", K, "--n-init", 3, "--seed", 1]
-    succeed(*options, "--out", tmp_path / "whole")
-    handler = signal.getsignal(signum)
-    rounds = []
-
-    def round_told(terminal, told, settings):
-        rounds.append((told.turn, told.n_iter))
-        if rounds[-1] in ((0, 2), (2, 3)):
-            os.kill(os.getpid(), signum)
-
-    out = tmp_path / "out"
-    with monkeypatch.context() as patch:
-        patch.setattr("otcluster.cluster_command.progress.Terminal.round", round_told)
-        for start, done in ((1, 2), (3, 3)):
-            result = invoke(*options, "--out", out)
-            assert result.exit_code == code, result.output
-            assert (
-                f"stopped by {signal.Signals(signum).name} after round {done} of start {start}; the same command"
-                in result.stderr
-            )
-            assert not (out / "labels.npy").exists()
-    assert signal.getsignal(signum) is handler
-    assert rounds.count((0, 2)) == rounds.count((1, 1)) == 1
-    result = succeed(*options, "--out", out)
-    assert "going on after round 3 of start 3" in result.stdout
-    assert_same_end(out, tmp_path / "whole")
-
-
-def assert_same_end(out, whole):
-    (labels, centroids, report), (expected, near, other) = read(out), read(whole)
-    np.testing.assert_array_equal(labels, expected)
-    np.testing.assert_allclose(centroids, near, rtol=1e-6, atol=1e-6)
-    for name in ("iterations", "status", "start", "sizes"):
-        assert report[name] == other[name]
-
-
-class _Stop(Silent):
-    """Raises after a round, as a process that is killed would not go on."""
-
-    def __init__(self, n_iter):
-        self.n_iter = n_iter
-
-    def round(self, told, settings):
-        if told.n_iter == self.n_iter:
-            raise _Killed
-
-
-class _Killed(Exception):
-    pass
-
-
-@pytest.fixture
-def always_saved(monkeypatch):
-    """A checkpoint of every round, however quick."""
-    monkeypatch.setattr(work_room, "_SAVING", np.inf)
-
-
-def test_from_each_round_a_killed_run_goes_on_to_the_same_end(file, tmp_path, always_saved):
-    settings = Settings(K)
-    rounds = cluster([file], settings, tmp_path / "whole")["iterations"]
-    assert rounds > 5
-    for n_iter in (0, 1, 4, rounds):
-        out = tmp_path / f"{n_iter}"
-        with pytest.raises(_Killed):
-            cluster([file], settings, out, progress=_Stop(n_iter))
-        assert not (out / "report.json").exists()
-        (out / "checkpoint" / ".state.safetensors.1.part.safetensors").write_bytes(b"half")
-        cluster([file], settings, out)
-        assert not list(out.rglob("*.part*"))
-        assert_same_end(out, tmp_path / "whole")
-
-
-def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(file, tmp_path, caplog, always_saved):
-    out, settings = tmp_path / "out", Settings(K)
-    cluster([file], settings, tmp_path / "whole")
-    with pytest.raises(_Killed):
-        cluster([file], settings, out, progress=_Stop(5))
-    last, before = (out / "checkpoint" / name for name in ("state.safetensors", "state-before.safetensors"))
-    content = bytearray(last.read_bytes())
-    content[-3] ^= 1
-    last.write_bytes(content)
-    kept = shutil.copytree(out, tmp_path / "kept")
-    heard = []
-
-    class Ear(Silent):
-        def note(self, text):
-            heard.append(text)
-
-    cluster([file], settings, out, progress=Ear())
-    assert "going on after round 4" in heard
-    assert "it is not as it was written" in caplog.text
-    assert_same_end(out, tmp_path / "whole")
-    for path in (last, before):
-        (kept / "checkpoint" / path.name).write_bytes(content[:200])
-    refused(invoke(file, "-k", K, "--out", kept), "can be read")
-
-
-def test_a_run_that_could_not_start_leaves_the_directory_to_another(file, x, tmp_path):
-    out = tmp_path / "out"
-    broken = x.copy()
-    broken[700, 2] = np.nan
-    np.save(tmp_path / "bad.npy", broken)
-    refused(invoke(tmp_path / "bad.npy", "-k", K, "--out", out), f"NaN or infinity in row 700 of {tmp_path / 'bad.npy'}")
-    assert not out.exists()
-    succeed(file, "-k", K, "--out", out)
-
-
 def test_bad_input_is_one_line_and_exit_code_2(file, x, tmp_path):
     out = tmp_path / "out"
     content = file.read_bytes()
@@ -348,43 +195,6 @@ def test_rows_that_do_not_fit_in_memory_are_refused_where_they_must(file, tmp_pa
     assert data_room.available_memory() is None or data_room.available_memory() > 1 << 20
 
 
-def full_disk(monkeypatch, n_writes):
-    """``n_writes`` files and folders reach the disk before it is full."""
-    sync, left = os.fsync, [n_writes]
-
-    def fsync(handle):
-        left[0] -= 1
-        if left[0] < 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        sync(handle)
-
-    monkeypatch.setattr(os, "fsync", fsync)
-
-
-def test_a_full_disk_leaves_what_was_written_before(file, tmp_path, monkeypatch, always_saved):
-    out = tmp_path / "out"
-    succeed(file, "-k", K, "--out", out)
-    (out / "report.json").unlink()  # so that all is written again
-    before = listing(out)
-    for n_writes in (0, 1, 2, 4):
-        with monkeypatch.context() as patch:
-            full_disk(patch, n_writes)
-            refused(invoke(file, "-k", K, "--out", out), "error: No space left on device; what was written before is whole")
-        after = listing(out)
-        assert not any(".part" in name for name in after)
-        assert {name: content for name, content in after.items() if name != "report.png"} == {
-            name: content for name, content in before.items() if name != "report.png"
-        }
-    succeed(file, "-k", K, "--out", out)
-    for n_writes in (3, 8, 11):
-        with monkeypatch.context() as patch:
-            full_disk(patch, n_writes)
-            refused(invoke(file, "-k", K, "--out", tmp_path / "new"), "No space left on device")
-        assert not (tmp_path / "new" / "labels.npy").exists()
-    succeed(file, "-k", K, "--out", tmp_path / "new")
-    assert_same_end(tmp_path / "new", out)
-
-
 def test_empty_clusters_are_told(tmp_path):
     np.save(tmp_path / "x.npy", np.repeat(np.eye(3), 5, axis=0))
     result = succeed(tmp_path / "x.npy", "-k", 5, "--out", tmp_path / "out")
@@ -433,70 +243,6 @@ def test_a_command_asks_for_what_it_needs_itself(file, tmp_path, monkeypatch):
     assert str(result.exception) == "otcluster cluster needs safetensors: pip install 'otcluster[cli]'"
 
 
-# Several processes
-
-
-@pytest.fixture(scope="module", params=[2, 4])
-def launched(request, tmp_path_factory):
-    """The folder that some processes leave, of which the last was killed; and how many they were."""
-    n = request.param
-    folder = tmp_path_factory.mktemp(f"launched{n}")
-    shared(folder)
-    ended = processes.end(processes.start_ranks(n, "tests.cluster_ranks:work", folder))
-    assert [code for code, *_ in ended] == [0] * (n - 1) + [-signal.SIGKILL], ended
-    return folder, n
-
-
-@gloo
-@pytest.mark.parametrize("name", SCENARIOS)
-def test_processes_give_the_labels_of_one(launched, name, tmp_path):
-    folder, n = launched
-    paths, settings, weights = SCENARIOS[name]
-    cluster([folder / path for path in paths], settings, tmp_path / "one", weights=weights and folder / weights)
-    assert_same_end(folder / f"{name}-{n}", tmp_path / "one")
-    (_, _, one), (_, _, many) = read(tmp_path / "one"), read(folder / f"{name}-{n}")
-    assert many["inertia"] == pytest.approx(one["inertia"], rel=1e-6)
-    assert (one["processes"], many["processes"]) == (1, n)
-
-
-@gloo
-def test_an_error_of_one_process_is_that_of_all(launched):
-    folder, n = launched
-    for rank in range(n - 1):
-        found = json.loads((folder / f"{n}-{rank}.json").read_text())
-        assert f"NaN or infinity in row 900 of {folder / 'bad.npy'}" in found["nan"]
-        assert "clusters of given sizes are found by one process" in found["sized"]
-        assert "absent.npy does not exist" in found["absent"] or "settings must be the same on all ranks" in found["absent"]
-    assert not (folder / "nan").exists()
-
-
-@gloo
-def test_a_process_that_is_killed_ends_the_others_and_one_goes_on(launched, tmp_path):
-    folder, n = launched
-    for rank in range(n - 1):
-        found = json.loads((folder / f"{n}-{rank}.json").read_text())
-        assert "what was saved is whole, and the same command goes on from there" in found["lost"]
-        assert found["seconds"] < 60
-    out = shutil.copytree(folder / f"lost-{n}", tmp_path / "lost")
-    assert not (out / "report.json").exists()
-    cluster([folder / "shards"], Settings(K), out)
-    assert_same_end(out, folder / f"shards-{n}")
-
-
-@gloo
-def test_torchrun_gives_the_labels_of_one_process(file, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "otcluster"]
-    done = subprocess.run(
-        [*command, "cluster", str(file), "-k", str(K), "--out", str(tmp_path / "two")],
-        capture_output=True, text=True, check=False, timeout=300, cwd=processes.ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("shared by 2 processes") == done.stdout.count("inertia ") == 1
-    succeed(file, "-k", K, "--out", tmp_path / "one")
-    assert_same_end(tmp_path / "two", tmp_path / "one")
-
-
 def test_the_page_shows_what_happens(tmp_path, monkeypatch):
     page = (processes.ROOT / "docs" / "cluster-command.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
@@ -515,11 +261,3 @@ def test_the_page_shows_what_happens(tmp_path, monkeypatch):
     assert timeless(seen) == timeless(shown.splitlines())
     exec(last, names)
     assert (names["again"].labels == names["result"].labels).all()
-
-
-def test_a_signal_before_the_first_round_leaves_nothing(file, tmp_path, monkeypatch):
-    monkeypatch.setattr(otc.KMeansPlusPlus, "draw", lambda *given: os.kill(os.getpid(), signal.SIGTERM))
-    result = invoke(file, "-k", K, "--out", tmp_path / "out")
-    assert result.exit_code == 143
-    assert result.stderr == "stopped by SIGTERM before the first round; the same command begins again\n"
-    assert not (tmp_path / "out").exists()
