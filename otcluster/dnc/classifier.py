@@ -63,13 +63,17 @@ def build_classifier(recipe: Recipe, n_classes: int) -> Classifier:
             hint = f", did you mean {', '.join(near)}?" if near else ""
             raise RecipeError(f"backbone.name: timm has no model {recipe.backbone.name!r}{hint}")
         try:
+            options = dict(recipe.backbone.options)
             backbone = timm.create_model(
-                recipe.backbone.name, pretrained=recipe.backbone.pretrained, num_classes=0, in_chans=recipe.data.channels
+                recipe.backbone.name, recipe.backbone.pretrained, num_classes=0, in_chans=recipe.data.channels, **options
             )
+            if recipe.backbone.stem == "cifar":
+                _small_stem(backbone)
             dim = _feature_length(backbone, recipe.data)
         except Exception as error:  # whatever timm and its models raise
             raise RecipeError(
                 f"backbone.name={recipe.backbone.name} cannot be used with backbone.pretrained={recipe.backbone.pretrained}, "
+                f"backbone.stem={recipe.backbone.stem}, backbone.options={recipe.backbone.options}, "
                 f"data.channels={recipe.data.channels} and data.image_size={recipe.data.image_size}: {error}"
             ) from error
         if recipe.head.kind == "linear":
@@ -85,6 +89,19 @@ def build_classifier(recipe: Recipe, n_classes: int) -> Classifier:
             seed=recipe.train.seed,
         )
         return Classifier(backbone, head)
+
+
+def _small_stem(backbone: nn.Module) -> None:
+    """Make a ResNet begin as on CIFAR: one 3x3 convolution that keeps the size, and no pooling.
+
+    Source: He et al., "Deep residual learning for image recognition" (CVPR 2016), section 4.2.
+    """
+    first = getattr(backbone, "conv1", None)
+    if not isinstance(first, nn.Conv2d) or not hasattr(backbone, "maxpool"):
+        raise ValueError("the small stem is for timm's ResNets, which begin with conv1 and maxpool")
+    backbone.conv1 = nn.Conv2d(first.in_channels, first.out_channels, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
+    backbone.maxpool = nn.Identity()
 
 
 @torch.no_grad()

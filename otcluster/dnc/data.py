@@ -7,6 +7,7 @@ import logging
 import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -21,18 +22,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
-from torchvision.transforms import v2
 
+from otcluster.dnc.conversion import DIGIT_LEVELS, Conversion
 from otcluster.dnc.errors import DataError
+from otcluster.dnc.official import official_folder, read_official, reader
 from otcluster.dnc.pictures import open_image
 from otcluster.dnc.recipe import DataConfig
 
 logger = logging.getLogger(__name__)
 
-_TEST_SHARE = 0.2
+_FOLDS = 5
+_READERS = 8
+_HELD_OUT = ("test", "val")  # names of the folder of test images
 _LOOKED_INTO, _LOOKED_AT = 64, 2**16  # files of a folder, and bytes of each, that tell its images from others
-_DIGIT_SIDE = 8
-_DIGIT_LEVELS = 16
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,24 @@ class Split:
         names, marks = [self.names[index] for index in kept], [self.marks[index] for index in kept]
         return Split(self.labels[kept], names, marks, partial(_read_nth, self.read, kept))
 
+    def in_memory(self) -> Split:
+        """The same images, read now; those that cannot be are read again, and named, when they are needed."""
+        with ThreadPoolExecutor(_READERS) as pool:
+            images = list(pool.map(partial(_array, self.read), range(len(self))))
+        return Split(self.labels, self.names, self.marks, partial(_kept_nth, self.read, images))
+
+
+def _array(read: Callable[[int], Image.Image], at: int) -> npt.NDArray[np.uint8] | None:
+    try:
+        return np.asarray(read(at))
+    except DataError:
+        return None
+
+
+def _kept_nth(read: Callable[[int], Image.Image], images: list[npt.NDArray[np.uint8] | None], at: int) -> Image.Image:
+    pixels = images[at]
+    return read(at) if pixels is None else Image.fromarray(pixels)
+
 
 def _read_nth(read: Callable[[int], Image.Image], kept: list[int], at: int) -> Image.Image:
     return read(kept[at])
@@ -83,31 +103,26 @@ class ImageData:
 
 
 def load_data(config: DataConfig) -> ImageData:
-    """The images that a recipe asks for. Where there is no test set, a fifth of each class is held out.
+    """The images that a recipe asks for.
 
-    Names that begin with a dot are passed over: they are the notes of other programs.
+    A folder holds CIFAR-10 or CIFAR-100 in the official files, or ``train/<class>/*`` and ``test/<class>/*`` (``val``, as in
+    ImageNet, where there is no ``test``). Without either, a fifth of each class is held out. Names that begin with a dot are
+    passed over: they are the notes of other programs.
 
     Args:
-        config: ``data.*`` of the recipe; ``split_seed`` decides which fifth.
+        config: ``data.*`` of the recipe; ``split_seed`` and ``fold`` decide which fifth, and ``split_seed`` which images
+            ``labels_per_class`` leaves for training.
 
     Raises:
         DataError: There is no such folder, or it does not hold at least two classes of images.
     """
-    if config.kind == "digits":
-        return _digits(config)
-    root = _root(config)
-    if (root / "test").is_dir() and not (root / "train").is_dir():
-        raise DataError(f"{root} holds test/ but no train/: training needs train/<class>/*")
-    train_root = _train_root(root)
-    found = _image_folder(train_root)
-    classes: list[str] = found.classes
-    if len(classes) < 2:
-        raise DataError(f"{train_root} holds one class, {classes[0]}: at least two are needed to tell apart")
-    whole = _folder_split(found, root, classes, train_root)
-    if (root / "test").is_dir():
-        return ImageData(classes, whole, _folder_split(_image_folder(root / "test"), root, classes, train_root))
-    kept, held_out = _split(whole.labels, config.split_seed)
-    return ImageData(classes, whole.subset(kept), whole.subset(held_out))
+    data = _digits(config) if config.kind == "digits" else _folder(config)
+    train, test = data.train, data.test
+    if config.labels_per_class is not None:
+        train = train.subset(_some_of_each(train.labels, config.labels_per_class, data.classes, config.split_seed))
+    if config.in_memory:
+        train, test = train.in_memory(), test.in_memory()
+    return ImageData(data.classes, train, test)
 
 
 def load_test(config: DataConfig, classes: list[str]) -> Split:
@@ -123,10 +138,47 @@ def load_test(config: DataConfig, classes: list[str]) -> Split:
     if config.kind == "digits":
         return _digits(config).test
     root = _root(config)
-    if (root / "test").is_dir():
-        return _folder_split(_image_folder(root / "test"), root, classes, "the model")
+    if (known := official_folder(root)) is not None:
+        return _official_split(known, root, classes, "the model", train=False)
+    if (held_out := _test_root(root)) is not None:
+        return _folder_split(_image_folder(held_out), root, classes, "the model")
     whole = _folder_split(_image_folder(_train_root(root)), root, classes, "the model")
-    return whole.subset(_split(whole.labels, config.split_seed)[1])
+    return whole.subset(_split(whole.labels, config)[1])
+
+
+def _folder(config: DataConfig) -> ImageData:
+    root = _root(config)
+    if (known := official_folder(root)) is not None:
+        classes = read_official(known, root, train=False)[0]
+        train, test = (_official_split(known, root, classes, root, train=part) for part in (True, False))
+        return ImageData(classes, train, test)
+    held_out = _test_root(root)
+    if held_out is not None and not (root / "train").is_dir():
+        raise DataError(f"{root} holds {held_out.name}/ but no train/: training needs train/<class>/*")
+    train_root = _train_root(root)
+    found = _image_folder(train_root)
+    classes = list(found.classes)
+    if len(classes) < 2:
+        raise DataError(f"{train_root} holds one class, {classes[0]}: at least two are needed to tell apart")
+    whole = _folder_split(found, root, classes, train_root)
+    if held_out is not None:
+        return ImageData(classes, whole, _folder_split(_image_folder(held_out), root, classes, train_root))
+    kept, rest = _split(whole.labels, config)
+    return ImageData(classes, whole.subset(kept), whole.subset(rest))
+
+
+def _official_split(known: Any, root: Path, classes: list[str], owner: Path | str, *, train: bool) -> Split:
+    theirs, labels, images = read_official(known, root, train=train)
+    if unknown := [name for name in theirs if name not in classes]:
+        raise DataError(f"{root} holds classes that {owner} has not: {', '.join(unknown[:5])}")
+    places = np.asarray([classes.index(name) for name in theirs])
+    names = [f"{'train' if train else 'test'}/{theirs[label]}/{at:05d}" for at, label in enumerate(labels)]
+    marks = [(each.size, zlib.crc32(each)) for each in images]
+    return Split(torch.as_tensor(places[labels], dtype=torch.int64), names, marks, reader(images))
+
+
+def _test_root(root: Path) -> Path | None:
+    return next((root / name for name in _HELD_OUT if (root / name).is_dir()), None)
 
 
 def _digits(config: DataConfig) -> ImageData:
@@ -134,16 +186,12 @@ def _digits(config: DataConfig) -> ImageData:
 
     digits = load_digits()
     labels = torch.as_tensor(digits.target, dtype=torch.int64)
-    pixels = np.rint(digits.images * (255 / _DIGIT_LEVELS)).astype(np.uint8)
+    pixels = np.rint(digits.images * (255 / DIGIT_LEVELS)).astype(np.uint8)
     names = [f"digit-{at:04d}" for at in range(len(labels))]
     marks = [(each.size, zlib.crc32(each)) for each in pixels]
-    whole = Split(labels, names, marks, partial(_digit, pixels))
-    train, test = _split(labels, config.split_seed)
+    whole = Split(labels, names, marks, reader(pixels))
+    train, test = _split(labels, config)
     return ImageData([str(name) for name in digits.target_names], whole.subset(train), whole.subset(test))
-
-
-def _digit(pixels: npt.NDArray[np.uint8], at: int) -> Image.Image:
-    return Image.fromarray(pixels[at])
 
 
 def _root(config: DataConfig) -> Path:
@@ -216,58 +264,29 @@ def _mark(path: Path, *, look: bool) -> tuple[int, int]:
         return -1, 0
 
 
-def _split(labels: Tensor, seed: int) -> tuple[list[int], list[int]]:
+def _split(labels: Tensor, config: DataConfig) -> tuple[list[int], list[int]]:
     """Hold out a fifth of each class."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(config.split_seed)
     train: list[int] = []
     test: list[int] = []
     for label in range(int(labels.max()) + 1):
         members = rng.permutation(np.flatnonzero(labels.numpy() == label))
-        cut = round(len(members) * _TEST_SHARE)
-        test += sorted(members[:cut].tolist())
-        train += sorted(members[cut:].tolist())
+        start, stop = (round(len(members) * fold / _FOLDS) for fold in (config.fold, config.fold + 1))
+        test += sorted(members[start:stop].tolist())
+        train += sorted(np.delete(members, slice(start, stop)).tolist())
     return train, test
 
 
-class Conversion:
-    """From a picture to the tensor that the backbone takes, the same for training images and for a user's.
-
-    The digits are 8x8, white on black, in 17 levels of grey: a user's picture of a digit is reduced to that first.
-
-    Args:
-        config: ``data.*`` of the recipe.
-        augment: Whether to vary the picture as in training.
-    """
-
-    def __init__(self, config: DataConfig, *, augment: bool) -> None:
-        size = config.image_size
-        kind = config.augment if augment else "none"
-        # Functions where nothing is drawn: torchvision's classes take three times as long for a small picture.
-        steps: list[Callable[..., Any]] = [
-            v2.functional.pil_to_tensor,
-            partial(v2.functional.resize, size=[size, size], antialias=True),
-        ]
-        if kind != "none":
-            steps.append(v2.RandomCrop(size, padding=max(1, size // 8)))
-        if kind == "crop-flip":
-            steps.append(v2.RandomHorizontalFlip())
-        steps.append(partial(v2.functional.to_dtype, dtype=torch.float32, scale=True))
-        steps.append(partial(v2.functional.normalize, mean=[0.5] * config.channels, std=[0.25] * config.channels))
-        self._steps = steps
-        self._mode = "L" if config.channels == 1 else "RGB"
-        self._is_digit = config.kind == "digits"
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        """The tensor (channels, size, size) of a picture."""
-        image = image.convert(self._mode)
-        if self._is_digit and image.size != (_DIGIT_SIDE, _DIGIT_SIDE):
-            image = image.resize((_DIGIT_SIDE, _DIGIT_SIDE), Image.Resampling.BOX)
-            levels = np.rint(np.asarray(image) * (_DIGIT_LEVELS / 255))
-            image = Image.fromarray(np.rint(levels * (255 / _DIGIT_LEVELS)).astype(np.uint8))
-        pixels: Any = image
-        for step in self._steps:
-            pixels = step(pixels)
-        return pixels
+def _some_of_each(labels: Tensor, n: int, classes: list[str], seed: int) -> list[int]:
+    """``n`` of each class."""
+    rng = np.random.default_rng([seed, n])
+    kept: list[int] = []
+    for label, name in enumerate(classes):
+        members = rng.permutation(np.flatnonzero(labels.numpy() == label))
+        if len(members) < n:
+            raise DataError(f"class {name} has {len(members)} training images, data.labels_per_class asks for {n}")
+        kept += members[:n].tolist()
+    return sorted(kept)
 
 
 class _Images(Dataset[Any]):
@@ -289,11 +308,6 @@ class _Images(Dataset[Any]):
             # Not torch.manual_seed: that also notes down for GPUs not yet used, with the stack, which seed they are to get.
             torch.default_generator.manual_seed(seed_of(self.seed, epoch, index))
             return self.convert(image), int(self.split.labels[index]), index
-
-
-def blank(config: DataConfig) -> Tensor:
-    """A black image as the backbone takes it, (1, channels, size, size)."""
-    return torch.zeros(1, config.channels, config.image_size, config.image_size)
 
 
 def seed_of(*parts: int) -> int:

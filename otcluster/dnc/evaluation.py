@@ -11,7 +11,8 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
 from otcluster.dnc.classifier import Classifier
-from otcluster.dnc.data import Conversion, Split, blank, load_batches
+from otcluster.dnc.conversion import Conversion, blank
+from otcluster.dnc.data import Split, load_batches
 from otcluster.dnc.errors import DataError
 from otcluster.dnc.ranks import Ranks
 from otcluster.dnc.recipe import DataConfig

@@ -30,7 +30,9 @@ def draw_curves(history: list[dict[str, Any]], path: Path, title: str) -> None:
     loss.plot(epochs, [row["train_loss"] for row in history], marker="o", markersize=3)
     loss.set_ylabel("training loss (nats)")
     accuracy.plot(epochs, [row["train_accuracy"] for row in history], marker="o", markersize=3, label="training, augmented")
-    accuracy.plot(epochs, [row["test_accuracy"] for row in history], marker="o", markersize=3, label="test")
+    tested = [row for row in history if row["test_accuracy"] is not None]
+    where, values = [row["epoch"] for row in tested], [row["test_accuracy"] for row in tested]
+    accuracy.plot(where, values, marker="o", markersize=3, label="test")
     accuracy.set_ylabel("accuracy")
     accuracy.legend()
     for axes in (loss, accuracy):

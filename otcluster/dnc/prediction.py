@@ -10,7 +10,7 @@ import torch
 from PIL import ImageOps
 from torch import nn
 
-from otcluster.dnc.data import Conversion
+from otcluster.dnc.conversion import Conversion
 from otcluster.dnc.head import DNCHead
 from otcluster.dnc.pictures import open_image
 from otcluster.dnc.run import LoadedRun

@@ -63,7 +63,5 @@ class Terminal(BarDisplay):
 
     def epoch(self, row: dict[str, Any], epochs: int) -> None:
         """Print the line of an epoch."""
-        self.note(
-            f"epoch {row['epoch']}/{epochs}  loss {row['train_loss']:.4f}  "
-            f"accuracy {row['train_accuracy']:.4f}  test {row['test_accuracy']:.4f}"
-        )
+        test = "" if row["test_accuracy"] is None else f"  test {row['test_accuracy']:.4f}"
+        self.note(f"epoch {row['epoch']}/{epochs}  loss {row['train_loss']:.4f}  accuracy {row['train_accuracy']:.4f}{test}")

@@ -27,11 +27,21 @@ class DataConfig:
     dir: str | None = None
     image_size: int = 32
     channels: int = 3
+    mean: list[float] = field(default_factory=lambda: [0.5])
+    std: list[float] = field(default_factory=lambda: [0.25])
+    crop_share: float | None = None
     augment: str = "crop-flip"
-    broken: str = "refuse"
+    rand_augment: int = 0
+    erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    labels_per_class: int | None = None
     split_seed: int = 0
+    fold: int = 0
+    broken: str = "refuse"
     batch_size: int = 128
     workers: int = 0
+    in_memory: bool = False
 
 
 @dataclass
@@ -40,6 +50,8 @@ class BackboneConfig:
 
     name: str = "resnet18"
     pretrained: bool = False
+    stem: str = "imagenet"
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -77,8 +89,13 @@ class OptimConfig:
     lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 1e-4
+    nesterov: bool = False
     schedule: str = "cosine"
     warmup_epochs: float = 0.0
+    milestones: list[float] = field(default_factory=list)
+    gamma: float = 0.1
+    power: float = 0.9
+    label_smoothing: float = 0.0
 
 
 @dataclass
@@ -89,6 +106,9 @@ class TrainConfig:
     seed: int = 0
     precision: str = "32-true"
     accelerator: str = "auto"
+    channels_last: bool = False
+    ema: float = 0.0
+    test_every: int = 1
     checkpoint_steps: int = 200
     timeout: float = 1800.0
     shares: list[float] | None = None
@@ -128,13 +148,14 @@ class Recipe:
 
 _CHOICES = {
     "data.kind": ("digits", "folder"),
-    "data.augment": ("none", "crop", "crop-flip"),
+    "data.augment": ("none", "crop", "crop-flip", "resized-crop-flip"),
     "data.broken": ("refuse", "skip"),
     "data.channels": (1, 3),
+    "backbone.stem": ("imagenet", "cifar"),
     "head.kind": ("dnc", "linear"),
     "solver.kind": ("log_sinkhorn", "sinkhorn_knopp", "nearest"),
     "optim.name": ("sgd", "adamw"),
-    "optim.schedule": ("constant", "cosine"),
+    "optim.schedule": ("constant", "step", "cosine", "polynomial", "one-cycle"),
     "train.precision": ("32-true", "64-true", "bf16-mixed", "16-mixed"),
     "train.accelerator": ("auto", "cpu", "cuda", "mps"),
 }
@@ -143,6 +164,9 @@ _AT_LEAST = {
     "data.batch_size": 2,
     "data.workers": 0,
     "data.split_seed": 0,
+    "data.rand_augment": 0,
+    "data.mixup": 0,
+    "data.cutmix": 0,
     "head.n_subcentroids": 1,
     "solver.max_iter": 1,
     "memory.capacity": 0,
@@ -151,13 +175,16 @@ _AT_LEAST = {
     "optim.warmup_epochs": 0,
     "train.epochs": 1,
     "train.seed": 0,
+    "train.test_every": 1,
     "train.checkpoint_steps": 1,
     "explain.images_per_subcentroid": 1,
 }
 _SEEDS = ("train.seed", "data.split_seed")
 _SEED_LIMIT = 2**63  # torch takes no larger ones
-_POSITIVE = ("head.temperature", "solver.epsilon", "optim.lr", "train.timeout")
-_SHARES = ("head.momentum", "optim.momentum")
+_POSITIVE = ("head.temperature", "solver.epsilon", "optim.lr", "optim.gamma", "optim.power", "train.timeout")
+_SHARES = ("head.momentum", "optim.momentum", "optim.label_smoothing", "data.erasing", "train.ema")
+_FOLDS = 5
+_MAGNITUDES = 31  # of RandAugment
 
 
 def recipe_names() -> list[str]:
@@ -296,7 +323,33 @@ def _check_values(recipe: Recipe) -> None:
     for key in _SHARES:
         if not 0 <= value(key) <= 1:
             raise RecipeError(f"{key} must lie in [0, 1], got {value(key)}")
+    _check_images(recipe.data)
+    if recipe.train.ema == 1:
+        raise RecipeError("train.ema must be less than 1, or the average would stay at the first weights")
+    if sorted(recipe.optim.milestones) != recipe.optim.milestones:
+        raise RecipeError(f"optim.milestones must be epochs in rising order, got {recipe.optim.milestones}")
+    if recipe.optim.schedule == "step" and not recipe.optim.milestones:
+        raise RecipeError("optim.schedule=step needs optim.milestones, epochs in rising order such as [100,150]")
+    if recipe.optim.nesterov and (recipe.optim.name != "sgd" or not recipe.optim.momentum):
+        raise RecipeError("optim.nesterov needs optim.name=sgd with an optim.momentum above 0")
     if not all(0 < share < math.inf for share in recipe.train.shares or [1]):
         raise RecipeError(f"train.shares must be null or positive numbers, got {recipe.train.shares}")
     if recipe.solver.tol is not None and not recipe.solver.tol >= 0:
         raise RecipeError(f"solver.tol must be null or not negative, got {recipe.solver.tol}")
+
+
+def _check_images(data: DataConfig) -> None:
+    for name in ("mean", "std"):
+        numbers = getattr(data, name)
+        if len(numbers) not in (1, data.channels) or not all(math.isfinite(number) for number in numbers):
+            raise RecipeError(f"data.{name} must be one finite number or data.channels={data.channels} of them, got {numbers}")
+    if not all(number > 0 for number in data.std):
+        raise RecipeError(f"data.std must be positive, got {data.std}")
+    if data.crop_share is not None and not 0 < data.crop_share <= 1:
+        raise RecipeError(f"data.crop_share must be null or lie in (0, 1], got {data.crop_share}")
+    if data.labels_per_class is not None and data.labels_per_class < 1:
+        raise RecipeError(f"data.labels_per_class must be null or at least 1, got {data.labels_per_class}")
+    if not 0 <= data.fold < _FOLDS:
+        raise RecipeError(f"data.fold must be one of the {_FOLDS} folds 0 to {_FOLDS - 1}, got {data.fold}")
+    if data.rand_augment >= _MAGNITUDES:
+        raise RecipeError(f"data.rand_augment must be a magnitude below {_MAGNITUDES}, got {data.rand_augment}")

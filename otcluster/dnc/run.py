@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from otcluster.dnc.checkpoint import checkpoints, load_checkpoint
 from otcluster.dnc.classifier import Classifier, build_classifier
 from otcluster.dnc.data import ImageData, Split, load_data, load_test
@@ -117,7 +119,7 @@ def _essence(recipe: Recipe) -> dict[str, Any]:
     images lie and how they are read: the images themselves are compared (:attr:`ImageData.fingerprint`).
     """
     usual = DataConfig()
-    data = replace(recipe.data, dir=usual.dir, workers=usual.workers, broken=usual.broken)
+    data = replace(recipe.data, dir=usual.dir, workers=usual.workers, broken=usual.broken, in_memory=usual.in_memory)
     loop = replace(recipe.train, checkpoint_steps=TrainConfig().checkpoint_steps, timeout=TrainConfig().timeout, shares=None)
     return asdict(replace(recipe, name="", description="", data=data, train=loop, explain=ExplainConfig()))
 
@@ -186,10 +188,12 @@ def load_run(root: str | Path, *, data_dir: str | None = None) -> LoadedRun:
     weights, loop = state
     model = build_classifier(recipe, len(loop["classes"]))
     restore(model, weights, files.checkpoints)
+    if "average" in loop:
+        restore(model.backbone, loop["average"], files.checkpoints)
     return LoadedRun(files, recipe, list(loop["classes"]), model.eval())
 
 
-def restore(model: Classifier, weights: dict[str, Any], source: Path) -> None:
+def restore(model: nn.Module, weights: dict[str, Any], source: Path) -> None:
     """Put ``weights`` into ``model``, all of them.
 
     Raises:

@@ -15,10 +15,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from otcluster.dnc.averaging import WeightAverage
 from otcluster.dnc.baselines import LinearHead
 from otcluster.dnc.checkpoint import load_checkpoint, save_checkpoint
 from otcluster.dnc.classifier import Classifier, build_classifier
-from otcluster.dnc.data import Conversion, ImageData, Split, blank, epoch_batches, load_batches, load_data, seed_of
+from otcluster.dnc.conversion import Conversion, blank, mixing
+from otcluster.dnc.data import ImageData, Split, epoch_batches, load_batches, load_data, seed_of
 from otcluster.dnc.errors import DataError
 from otcluster.dnc.evaluation import Evaluation, evaluate
 from otcluster.dnc.figures import draw_curves, draw_subcentroids
@@ -27,6 +29,7 @@ from otcluster.dnc.progress import Progress, Silent
 from otcluster.dnc.ranks import Ranks, connected
 from otcluster.dnc.recipe import OptimConfig, Recipe, at_folder
 from otcluster.dnc.run import RunFiles, restore
+from otcluster.dnc.schedules import learning_rate
 from otcluster.dnc.typical import find_typical
 from otcluster.runs.errors import RunError
 from otcluster.runs.files import write_text
@@ -149,6 +152,8 @@ class _Training:
     ) -> None:
         self.recipe, self.files, self.data, self.progress, self.ranks = recipe, files, data, progress, ranks
         self.fabric, self.model = ranks.fabric, model
+        self.layout = torch.channels_last if recipe.train.channels_last else torch.contiguous_format
+        self.model.backbone.to(memory_format=self.layout)
         self.optimizer = _optimizer(recipe.optim, self.model)
         self.loop = _Loop()
         self.batches_per_epoch = len(self._batches(0))
@@ -156,19 +161,24 @@ class _Training:
         self.unreadable: set[int] = set()
         self.module, self.setup_optimizer = self.fabric.setup(self.model, self.optimizer)
         self.module.mark_forward_method("features")
+        self.average = WeightAverage(self.model.backbone, recipe.train.ema) if recipe.train.ema else None
+        self.mix = mixing(recipe.data, len(data.classes))
         self.started = time.perf_counter()
 
     def restore(self, weights: dict[str, torch.Tensor], saved: dict[str, Any]) -> None:
         """Go back to a checkpoint; only now that the model has the dtype that was saved."""
         restore(self.model, weights, self.files.checkpoints)
         self.optimizer.load_state_dict(saved["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(saved["average"])
         self.loop = _Loop(**saved["loop"])
 
     def run(self) -> dict[str, Any]:
         if self.loop.step:
             self._write_history()
             self.progress.note(f"going on from step {self.loop.step}, epoch {self.loop.epoch + 1}")
-        with caught_signals() as self.caught:
+        # Which convolutions are quickest is tried out where they are on a GPU, whose results depend on that.
+        with caught_signals() as self.caught, torch.backends.cudnn.flags(benchmark=self.fabric.device.type == "cuda"):
             while self.loop.epoch < self.recipe.train.epochs:
                 self._epoch()
             return self._finish()
@@ -195,6 +205,8 @@ class _Training:
             "classes": self.data.classes,
             "images": self.data.fingerprint,
         }
+        if self.average is not None:
+            state["average"] = self.average.state_dict()
         save_checkpoint(self.files.checkpoints, self.loop.step, self.model.state_dict(), state)
 
     def _batches(self, epoch: int) -> list[list[int]]:
@@ -229,14 +241,16 @@ class _Training:
             self._save()
         if loop.epoch in (0, recipe.train.epochs - 1):
             self._warn_of_late_classes()
-        test = self._evaluate(self.data.test).metrics(self.data.classes)
+        last = loop.epoch == recipe.train.epochs - 1
+        due = last or (loop.epoch + 1) % recipe.train.test_every == 0
+        test = self._evaluate(self.data.test).metrics(self.data.classes)["accuracy"] if due else None
         row = {
             "epoch": loop.epoch + 1,
             "step": loop.step,
-            "learning_rate": _rate(recipe, loop.step - 1, self.batches_per_epoch),
+            "learning_rate": self._rate(loop.step - 1),
             "train_loss": loop.loss_sum / max(loop.seen, 1),
             "train_accuracy": loop.right / max(loop.seen, 1),
-            "test_accuracy": test["accuracy"],
+            "test_accuracy": test,
         }
         loop.history.append(row)
         loop.epoch, loop.batch, loop.loss_sum, loop.right, loop.seen = loop.epoch + 1, 0, 0.0, 0, 0
@@ -245,7 +259,18 @@ class _Training:
 
     def _evaluate(self, split: Split) -> Evaluation:
         self.ranks.share_buffers(self.model.backbone)
-        return evaluate(self.model, split, self.recipe.data, after_batch=self._heed_signals, ranks=self.ranks)
+        return evaluate(self.judged, split, self.recipe.data, after_batch=self._heed_signals, ranks=self.ranks)
+
+    @property
+    def judged(self) -> Classifier:
+        """The model that is evaluated and kept: with the average of the weights, where one is kept."""
+        if self.average is None:
+            return self.model
+        self.ranks.share_buffers(self.average.backbone)
+        return Classifier(self.average.backbone, self.model.head)
+
+    def _rate(self, step: int) -> float:
+        return learning_rate(self.recipe.optim, step, self.batches_per_epoch, self.recipe.train.epochs)
 
     def _note_unreadable(self, indices: set[int]) -> None:
         self.unreadable.update(*self.ranks.gathered(indices))
@@ -267,15 +292,20 @@ class _Training:
         """Learn from a batch of ``n`` images, of which these are here."""
         loop, ranks = self.loop, self.ranks
         torch.manual_seed(seed_of(self.recipe.train.seed, 1, loop.step, ranks.rank))
-        rate = _rate(self.recipe, loop.step, self.batches_per_epoch)
+        rate = self._rate(loop.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        if self.mix is not None and len(labels):
+            images, labels = self.mix(images, labels)
+        images = self._two(images).to(next(self.model.parameters()).dtype).contiguous(memory_format=self.layout)
         with self.fabric.autocast():
-            features = self.module.features(self._two(images).to(next(self.model.parameters()).dtype))[: len(labels)]
+            features = self.module.features(images)[: len(labels)]
             logits = self.model.head(features)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
-        right = int((logits.argmax(dim=1) == labels).sum())
+        smoothing = self.recipe.optim.label_smoothing
+        loss = nn.functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+        hard = labels if labels.ndim == 1 else labels.argmax(dim=1)
+        right = int((logits.argmax(dim=1) == hard).sum())
         total, n_right = ranks.total(float(loss.detach()), right)
         value = total / n
         if not math.isfinite(value):
@@ -283,7 +313,9 @@ class _Training:
         self.setup_optimizer.zero_grad()
         self.fabric.backward(loss * (ranks.n / n))  # gradients are averaged over the ranks, and the loss over the images
         self.setup_optimizer.step()
-        self.model.head.observe(features.detach(), labels, reducer=ranks.reducer)
+        self.model.head.observe(features.detach(), hard, reducer=ranks.reducer)
+        if self.average is not None:
+            self.average.update(self.model.backbone)
         loop.loss_sum += total
         loop.right += int(n_right)
         loop.seen += n
@@ -315,7 +347,7 @@ class _Training:
 
     def _write_pictures(self, train: Evaluation) -> None:
         recipe, data = self.recipe, self.data
-        typical = find_typical(self.model, train, data.train, len(data.classes), recipe.explain.images_per_subcentroid)
+        typical = find_typical(self.judged, train, data.train, len(data.classes), recipe.explain.images_per_subcentroid)
         typical.save(self.files)
         draw_curves(self.loop.history, self.files.curves, recipe.name)
         if not isinstance(self.model.head, LinearHead):
@@ -342,16 +374,4 @@ def _optimizer(config: OptimConfig, model: Classifier) -> torch.optim.Optimizer:
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999))
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
-
-
-def _rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
-    """The learning rate of a step: linear warm-up, then constant or a half cosine down to zero."""
-    config = recipe.optim
-    warmup = config.warmup_epochs * steps_per_epoch
-    if step < warmup:
-        return config.lr * (step + 1) / (warmup + 1)
-    if config.schedule == "constant":
-        return config.lr
-    total = recipe.train.epochs * steps_per_epoch
-    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)

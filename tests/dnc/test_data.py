@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.datasets import CIFAR10, CIFAR100
 
-from otcluster.dnc.data import Conversion, epoch_batches, load_batches, load_data, load_test
+from otcluster.dnc.conversion import Conversion, mixing
+from otcluster.dnc.data import epoch_batches, load_batches, load_data, load_test
 from otcluster.dnc.errors import DataError
 from otcluster.dnc.pictures import open_image
 from otcluster.dnc.recipe import DataConfig
@@ -247,3 +250,125 @@ def test_missing_files_and_text_are_named(tmp_path):
     for name in ("a.png", "b.png"):
         with pytest.raises(DataError, match=name):
             open_image(tmp_path / name)
+
+
+def test_the_five_folds_share_the_digits():
+    folds = [load_data(DataConfig(kind="digits", channels=1, fold=fold)) for fold in range(5)]
+    names = [name for data in folds for name in data.test.names]
+    assert len(names) == len(set(names)) == 1797
+    assert all(not set(data.train.names) & set(data.test.names) for data in folds)
+    assert all(abs(len(data.test) - 1797 / 5) < 6 for data in folds)
+
+
+def test_some_labels_of_each_class_are_kept():
+    few = load_data(DataConfig(kind="digits", channels=1, labels_per_class=10))
+    whole = load_data(DataConfig(kind="digits", channels=1))
+    assert torch.bincount(few.train.labels).tolist() == [10] * 10
+    assert set(few.train.names) < set(whole.train.names)
+    assert few.test.names == whole.test.names
+    assert np.array_equal(
+        np.asarray(few.train.read(7)), np.asarray(whole.train.read(whole.train.names.index(few.train.names[7])))
+    )
+    other = load_data(DataConfig(kind="digits", channels=1, labels_per_class=10, split_seed=1))
+    assert few.train.names != other.train.names
+    with pytest.raises(DataError, match=r"class 8 has 139 training images, data\.labels_per_class asks for 140"):
+        load_data(DataConfig(kind="digits", channels=1, labels_per_class=140))
+
+
+def test_val_is_the_test_set_of_folders_in_the_layout_of_imagenet(tmp_path):
+    write_images(tmp_path / "train")
+    write_images(tmp_path / "val", n=2)
+    data = load_data(config(tmp_path))
+    assert (len(data.train), len(data.test)) == (36, 6)
+    assert data.test.names[0] == "val/cat/000.png"
+    assert load_test(config(tmp_path), data.classes).names == data.test.names
+
+
+def test_images_in_memory_are_the_same_and_are_not_read_again(image_folder, caplog):
+    (image_folder / "train" / "dog" / "005.png").write_bytes(b"no image")
+    split = load_data(config(image_folder)).train
+    kept = load_data(config(image_folder, in_memory=True)).train
+    (image_folder / "train" / "cat" / "000.png").unlink()
+    assert kept.names == split.names
+    assert all(np.array_equal(np.asarray(kept.read(at)), np.asarray(split.read(at))) for at in (1, 20, 35))
+    assert kept.read(0).size == (16, 16)
+    with pytest.raises(DataError, match=r"dog/005\.png cannot be read"):
+        kept.read(kept.names.index("train/dog/005.png"))
+
+
+def official_cifar(root, known, monkeypatch):
+    """Small files in the official layout, with their checksums made known to torchvision."""
+    folder = root / known.base_folder
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    names = ["cat", "dog", "owl"]
+    key, many = ("labels", "label_names") if known is CIFAR10 else ("fine_labels", "fine_label_names")
+    parts = {
+        "train_list": [f"part_{at}" for at in range(len(known.train_list))],
+        "test_list": ["held_out"],
+    }
+    for attribute, files in parts.items():
+        listed = []
+        for file in files:
+            rows = {"data": rng.integers(0, 256, (6, 3072), dtype=np.uint8), key: [0, 1, 2] * 2}
+            (folder / file).write_bytes(pickle.dumps(rows))
+            listed.append([file, hashlib.md5((folder / file).read_bytes()).hexdigest()])
+        monkeypatch.setattr(known, attribute, listed)
+    (folder / "meta_here").write_bytes(pickle.dumps({many: names}))
+    digest = hashlib.md5((folder / "meta_here").read_bytes()).hexdigest()
+    monkeypatch.setattr(known, "meta", {"filename": "meta_here", "key": many, "md5": digest})
+    return folder
+
+
+@pytest.mark.parametrize("known", [CIFAR10, CIFAR100])
+def test_official_files_are_read_and_only_with_their_checksums(tmp_path, monkeypatch, known):
+    folder = official_cifar(tmp_path, known, monkeypatch)
+    data = load_data(config(tmp_path))
+    assert data.classes == ["cat", "dog", "owl"]
+    assert (len(data.train), len(data.test)) == (6 * len(known.train_list), 6)
+    rows = pickle.loads((folder / "held_out").read_bytes())["data"]
+    assert np.array_equal(np.asarray(data.test.read(4)), rows[4].reshape(3, 32, 32).transpose(1, 2, 0))
+    assert data.test.labels.tolist() == [0, 1, 2] * 2
+    assert load_test(config(tmp_path), ["dog", "owl", "emu", "cat"]).labels.tolist() == [3, 0, 1] * 2
+    with pytest.raises(DataError, match="holds classes that the model has not: dog, owl"):
+        load_test(config(tmp_path), ["cat"])
+    (folder / "held_out").write_bytes((folder / "held_out").read_bytes()[:-1] + b"?")
+    with pytest.raises(DataError, match=r"does not hold CIFAR.* as it was published"):
+        load_data(config(tmp_path))
+
+
+def test_the_middle_is_kept_where_a_share_is_asked_for():
+    wide = Image.fromarray(np.arange(200, dtype=np.uint8).repeat(100).reshape(200, 100).T.copy())
+    settings = DataConfig(channels=1, image_size=40, crop_share=0.5, mean=[0.0], std=[1 / 255])
+    tensor = Conversion(settings, augment=False)(wide)
+    assert tensor.shape == (1, 40, 40)
+    assert tensor[0, 0, 0] == pytest.approx(75, abs=1)  # the shorter side became 80, of the longer 160 the middle 40
+    assert tensor[0, -1, -1] == pytest.approx(124, abs=1)
+
+
+def test_means_and_deviations_are_those_of_each_channel():
+    settings = DataConfig(image_size=4, mean=[0.1, 0.2, 0.3], std=[0.5, 1.0, 2.0])
+    tensor = Conversion(settings, augment=False)(Image.new("RGB", (4, 4), (255, 255, 255)))
+    assert tensor[:, 0, 0].tolist() == pytest.approx([1.8, 0.8, 0.35])
+
+
+@pytest.mark.parametrize("changes", [{"augment": "resized-crop-flip"}, {"rand_augment": 9}, {"erasing": 1.0}])
+def test_augmentations_vary_pictures_in_training_alone(changes):
+    settings = DataConfig(image_size=16, **{"augment": "none", **changes})
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8))
+    plain = Conversion(DataConfig(image_size=16, augment="none"), augment=True)(image)
+    assert torch.equal(Conversion(settings, augment=False)(image), plain)
+    varied = [Conversion(settings, augment=True)(image) for _ in range(8)]
+    assert all(each.shape == (3, 16, 16) for each in varied)
+    assert any(not torch.equal(each, plain) for each in varied)
+
+
+def test_mixing_gives_shares_that_say_how_images_were_mixed():
+    images, labels = torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)]), torch.tensor([0, 2])
+    assert mixing(DataConfig(), 3) is None
+    for changes in ({"mixup": 1.0}, {"cutmix": 1.0}):
+        mixed, shares = mixing(DataConfig(**changes), 3)(images, labels)
+        assert shares.sum(1).tolist() == pytest.approx([1, 1])
+        # Of each picture the white share is the share of the class whose images are white.
+        assert mixed.mean(dim=(1, 2, 3)).tolist() == pytest.approx(shares[:, 2].tolist(), abs=1e-6)
+    assert mixing(DataConfig(mixup=0.2, cutmix=1.0), 3)(images, labels)[1].shape == (2, 3)

@@ -44,6 +44,18 @@ def test_a_recipe_survives_its_own_yaml(tmp_path):
         (["optim.lr=.nan"], r"optim\.lr must be"),
         (["solver.tol=-1"], r"solver\.tol must be null or not negative"),
         (["data.batch_size=1"], r"data\.batch_size must be at least 2"),
+        (["data.fold=5"], r"data\.fold must be one of the 5 folds 0 to 4, got 5"),
+        (["data.mean=[0.5,0.5]"], r"data\.mean must be one finite number or data\.channels=1 of them"),
+        (["data.std=[0]"], r"data\.std must be positive"),
+        (["data.crop_share=1.5"], r"data\.crop_share must be null or lie in"),
+        (["data.labels_per_class=0"], r"data\.labels_per_class must be null or at least 1"),
+        (["data.rand_augment=31"], r"data\.rand_augment must be a magnitude below 31"),
+        (["data.mixup=-1"], r"data\.mixup must be at least 0"),
+        (["optim.schedule=step"], r"optim\.schedule=step needs optim\.milestones"),
+        (["optim.milestones=[5,3]"], r"optim\.milestones must be epochs in rising order"),
+        (["optim.nesterov=true"], r"optim\.nesterov needs optim\.name=sgd"),
+        (["train.ema=1"], r"train\.ema must be less than 1"),
+        (["backbone.stem=small"], r"backbone\.stem must be one of imagenet, cifar"),
     ],
 )
 def test_mistakes_are_named(changes, message):

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from otcluster.dnc import DNCHead, load_recipe, load_run, predict, train
 from otcluster.dnc.commands import app
-from otcluster.dnc.data import Conversion
+from otcluster.dnc.conversion import Conversion
 from otcluster.dnc.errors import DataError
 from otcluster.dnc.evaluation import evaluate
 from otcluster.dnc.progress import Silent
