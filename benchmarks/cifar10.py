@@ -1,7 +1,7 @@
-"""Heads on CIFAR-10, same backbone and budget: ``python -m benchmarks.cifar10 --data DIR`` trains them and prints the table.
+"""Heads on CIFAR-10, same backbone and budget: ``python -m benchmarks.cifar10 --data DIR`` prints the table.
 
-On a GPU: ResNet-18 with the whole training set for 60 epochs. ``--recipe cifar10-thin`` is for a CPU. Runs that are finished are
-not repeated, and the others go on where they were stopped.
+On a GPU: ResNet-18 with the whole training set for 60 epochs. ``--recipe cifar10-thin`` is for a CPU. Runs that are finished
+are not repeated, and the others go on where they were stopped.
 """
 
 from __future__ import annotations
@@ -37,9 +37,7 @@ def run_one(recipe: str, changes: list[str], out: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--data", required=True, help="folder of CIFAR-10: the official files, or train/<class>/* and test/<class>/*"
-    )
+    parser.add_argument("--data", required=True, help="folder of CIFAR-10")
     parser.add_argument("--out", default="runs/cifar10", type=Path)
     parser.add_argument("--recipe", default="cifar10-resnet18")
     parser.add_argument("--heads", default="dnc,linear")
@@ -81,9 +79,8 @@ def main() -> None:
         print(f"{heads[0]} - {head}: {middle:+.2f} points, 95 % [{middle - half:+.2f}, {middle + half:+.2f}]")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     rows = [{"head": head, "seed": seed, **found[head, seed]} for head, seed in runs]
-    write_text(
-        chosen.out / "results.json", json.dumps({"device": device, "recipe": chosen.recipe, "runs": rows}, indent=2) + "\n"
-    )
+    results = {"device": device, "recipe": chosen.recipe, "changes": chosen.changes, "runs": rows}
+    write_text(chosen.out / "results.json", json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":
