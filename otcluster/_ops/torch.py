@@ -146,6 +146,18 @@ class TorchOps(GenericOps):
     def solve(self, matrices: Array, right: Array) -> Array:
         return torch.linalg.solve_ex(matrices, right.unsqueeze(-1))[0].squeeze(-1)  # does not wait for the device
 
+    def affine(self, rows: Array, matrix: Array, offset: Array) -> Array:
+        return torch.addmm(offset, rows, matrix)
+
+    def bit_sums(self, values: Array, factors: Any) -> Any:
+        if self.device.type == "cpu":
+            return super().bit_sums(values, factors)
+        real = values + 0.0
+        bits = real.view(torch.int64) if real.dtype == torch.float64 else real.view(torch.int32).to(torch.int64) & 0xFFFFFFFF
+        # Whole numbers have no matrix product on a GPU. Their sums wrap around, as those without a sign do.
+        sums = (bits * torch.as_tensor(factors.view(np.int64), device=self.device)).sum(dim=1)
+        return sums.cpu().numpy().view(np.uint64)
+
     def segment_sum(self, values: Array, segments: Array, n_segments: int) -> Array:
         sums = torch.zeros((n_segments, values.shape[1]), dtype=self.wide, device=self.device)
         return sums.scatter_add_(0, segments[:, None].expand(values.shape), values.to(self.wide))

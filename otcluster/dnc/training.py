@@ -162,6 +162,8 @@ class _Training:
         """Go back to a checkpoint; only now that the model has the dtype that was saved."""
         restore(self.model, weights, self.files.checkpoints)
         self.optimizer.load_state_dict(saved["optimizer"])
+        if saved.get("precision"):  # what gradients of float16 are scaled by
+            self.fabric.strategy.precision.load_state_dict(saved["precision"])
         self.loop = _Loop(**saved["loop"])
 
     def run(self) -> dict[str, Any]:
@@ -191,6 +193,7 @@ class _Training:
         self.started = time.perf_counter()
         state = {
             "optimizer": self.optimizer.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),
             "loop": vars(self.loop),
             "classes": self.data.classes,
             "images": self.data.fingerprint,
