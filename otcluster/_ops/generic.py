@@ -25,8 +25,8 @@ class GenericOps:
     tile_elements = 1 << 20
     """How many scores a pass handles at once: small enough to stay in a cache, large enough to hide the calls."""
 
-    eager_checks = True
-    """Whether a value can be looked at without waiting for a device, so that a check may stop early."""
+    on_host = True
+    """Whether arrays lie in the memory of the host: a value can be looked at without waiting for a device."""
 
     may_check = True
     """Whether values may be looked at now."""

@@ -47,7 +47,7 @@ class RowLots:
         self._by_bucket = np.argsort(self._bucket, kind="stable")
         self._edges = np.searchsorted(self._bucket[self._by_bucket], np.arange(_BUCKETS + 1))
         # Where rows are on a device their chances stay there, and only a few numbers for each draw come to the host.
-        self._there = None if samples.ops.eager_checks else samples.ops.asarray(self._bucket.astype(np.int64))
+        self._there = None if samples.ops.on_host else samples.ops.asarray(self._bucket.astype(np.int64))
 
     def _hashed(self, block: Array) -> Any:
         factors = _mixed((np.arange(self._samples.dim, dtype=np.uint64) + np.uint64(1)) * _STEP) | np.uint64(1)

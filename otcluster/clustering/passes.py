@@ -117,7 +117,7 @@ def nearer_squares(samples: Samples, points: Array, far: Array | None) -> tuple[
     if loops is not None:
         return _compiled_squares(samples, loops, np.ascontiguousarray(near), np.ascontiguousarray(far))
     found, spread = [], ops.full((count,), 0.0, ops.wide)
-    by_products = not ops.eager_checks and samples.dtype != ops.wide
+    by_products = not ops.on_host and samples.dtype != ops.wide
     squares = _product_squares if by_products else _difference_squares
     at_once = samples.dim + count if by_products else samples.dim * count
     for rows, block in samples.blocks(max(1, ops.tile_elements // at_once)):

@@ -171,7 +171,7 @@ class Samples:
 
     @property
     def _rows_at_once(self) -> int:
-        of_device = 0 if self.ops.eager_checks else self.ops.tile_elements // 4
+        of_device = 0 if self.ops.on_host else self.ops.tile_elements // 4
         return max(256, max(of_device, _BLOCK_BYTES // 8) // self.dim)
 
     def row(self, index: int) -> Array:
@@ -261,7 +261,7 @@ def checked_weights(ops: GenericOps, weights: Any, n: int) -> Array:
 
 def _on_host(ops: GenericOps, x: Array) -> Array:
     """The same memory as a NumPy array where NumPy can work on it; else ``x`` itself."""
-    if not type(x).__module__.startswith("torch") or str(ops.device_of(x)) != "cpu":
+    if not (type(x).__module__.startswith("torch") and ops.on_host):
         return x
     return ops.to_numpy(ops.cast(x, ops.float_dtype(x, "x")) if "bfloat16" in str(x.dtype) else x)
 
