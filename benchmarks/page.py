@@ -1,4 +1,4 @@
-"""The page of the documentation, from rows that were measured before."""
+"""The page of the documentation, from rows that were measured before: ``python -m benchmarks.page`` draws it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from benchmarks.plots import draw
 from benchmarks.rows import megabytes, pair, small
 
 CASES = ("grouped", "dense", "converged", "exact", "kmeans", "stores", "scaling")
+GPU_CASES = ("gpu_dense", "gpu_grouped", "gpu_points")
+RESULTS = Path(__file__).parent / "results"
+DOCS = Path(__file__).parent.parent / "docs"
 
 _INTRODUCTION = """\
 # Benchmarks
 
-Written by `make bench`, and so are its plots. The candidates of a row run in turn, warm; times are medians, and a ratio is the
-median of the ratios of the turns (how many times faster otcluster is), with what is aimed at in brackets. Who takes more than
-two seconds (a minute, of k-means) is called once. Where two figures stand in a cell, the first is the peer's. Memory is the
-peak of what a call takes beyond what was there before, the answer included. The floor is the time to read the bytes that must
-be read, at the speed at which a large array is copied; for k-means, of the operations of its matrix products at the speed of a
-large one. What the error is, each table says. Passes of otcluster are compiled (the extra `fast`). A peer that could not be run
-has no row.
+Written by `make bench`, and so are its plots; rows of a GPU come from `python -m benchmarks.gpu`. The candidates of a row run
+in turn, warm; times are medians, and a ratio is the median of the ratios of the turns (how many times faster otcluster is),
+with what is aimed at in brackets. Who takes more than two seconds (a minute, of k-means) is called once. Where two figures
+stand in a cell, the first is the peer's. Memory is the peak of what a call takes beyond what was there before, the answer
+included. The floor is the time to read the bytes that must be read, at the speed at which a large array is copied; for k-means,
+of the operations of its matrix products at the speed of a large one. What the error is, each table says. On processors passes
+of otcluster are compiled (the extra `fast`). A peer that could not be run has no row.
 """
 
 
@@ -35,7 +38,7 @@ def page(results: dict[str, list[dict[str, Any]]], images: Path, root: Path) -> 
     text = [_INTRODUCTION]
     for name, rows in sorted(results.items()):
         text += [f"## {rows[0]['device']}\n", f"{_versions(rows)}.\n"]
-        for case in CASES:
+        for case in (*CASES, *GPU_CASES):
             of_case = [row for row in rows if row["case"] == case]
             if not of_case:
                 continue
@@ -47,6 +50,11 @@ def page(results: dict[str, list[dict[str, Any]]], images: Path, root: Path) -> 
             else:
                 text += [*_table(of_case), ""]
     return "\n".join(text).rstrip() + "\n"
+
+
+def write_page() -> None:
+    """Write the page from the kept rows, and its plots."""
+    (DOCS / "benchmarks.md").write_text(page(load(RESULTS), DOCS / "images", DOCS))
 
 
 def load(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -85,3 +93,7 @@ def _milliseconds(seconds: float | None) -> str:
     if seconds is None:
         return "–"
     return f"{seconds * 1e3:,.2f} ms" if seconds < 1 else f"{seconds * 1e3:,.0f} ms"
+
+
+if __name__ == "__main__":
+    write_page()

@@ -51,6 +51,64 @@ def three_rounds_of(scores: Any, epsilon: float) -> Peer:
     return recipe(lambda: three_rounds(scores, epsilon), "SwAV/DINO recipe, 3 rounds")
 
 
+def plain_log_rounds(scores: Any, epsilon: float, tol: float, *, max_iter: int = 20_000, look_every: int = 10) -> Any:
+    """Plan (n, k) by rounds in the log domain as they are written down in torch, until the L1 error is at most ``tol``.
+
+    Raises:
+        RuntimeError: It is not after ``max_iter`` rounds.
+    """
+    n, k = scores.shape
+    scaled, f = scores / epsilon, scores.new_zeros(n)
+    for turn in range(1, max_iter + 1):
+        g = math.log(n / k) - (scaled + f[:, None]).logsumexp(dim=0)
+        f = -(scaled + g).logsumexp(dim=1)
+        if turn % look_every == 0:
+            plan = (scaled + f[:, None] + g).exp_()
+            if float((plan.sum(dim=0) - n / k).abs().sum() / n) <= tol:
+                return plan
+    raise RuntimeError(f"not converged after {max_iter} rounds")
+
+
+def lloyd(x: Any, start: Any, rounds: int, *, at_once: int = 65_536) -> float:
+    """The inertia of Lloyd's rounds in torch, some rows at a time; products are in the dtype of the rows, sums in float32."""
+    centroids = start.float()
+    for turn in range(rounds + 1):
+        near, squares = centroids.to(x.dtype), (centroids**2).sum(dim=1)
+        sums, counts = centroids.new_zeros(centroids.shape), centroids.new_zeros(len(centroids))
+        inertia = centroids.new_zeros((), dtype=centroids.dtype)
+        for block in x.split(at_once):
+            distance = squares - 2 * (block @ near.T).float()
+            labels = distance.argmin(dim=1)
+            if turn == rounds:
+                inertia += ((block.float() - centroids[labels]) ** 2).sum()
+                continue
+            sums.index_add_(0, labels, block.float())
+            counts += labels.bincount(minlength=len(centroids))
+        if turn < rounds:
+            centroids = (sums / counts.clamp(min=1)[:, None]).where(counts[:, None] > 0, centroids)
+    return float(inertia)
+
+
+def step_of_classes(centroids: Any, features: Any, labels: Any, momentum: float, assigned: Any = None) -> Any:
+    """The clustering step of Deep Nearest Centroids as training codes write it, a class at a time; changes ``centroids``.
+
+    Samples of a class are assigned to its centroids by three rounds, or are already (``assigned``).
+    """
+    from torch.nn.functional import normalize, one_hot
+
+    k = centroids.shape[1]
+    for label in labels.unique().tolist():
+        own = labels == label
+        mine = features[own]
+        which = three_rounds(mine @ centroids[label].T).argmax(dim=1) if assigned is None else assigned[own]
+        mask = one_hot(which, k).to(mine.dtype)
+        counts = mask.sum(dim=0)
+        means = (mask.T @ mine) / counts.clamp(min=1)[:, None]
+        moved = normalize(momentum * centroids[label] + (1 - momentum) * means, dim=1)
+        centroids[label] = moved.where(counts[:, None] > 0, centroids[label])
+    return centroids
+
+
 def pot(scores: Any, epsilon: float, tol: float, *, method: str = "sinkhorn_log", max_iter: int = 100_000) -> Peer:
     """POT's Sinkhorn in the library of the scores. It stops by a Euclidean norm, and ours by the L1 error."""
 

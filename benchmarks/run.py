@@ -11,11 +11,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks.page import CASES, load, page
+from benchmarks.page import CASES, RESULTS, write_page
 from benchmarks.timing import device, one_heap
-
-RESULTS = Path(__file__).parent / "results"
-DOCS = Path(__file__).parent.parent / "docs"
 
 
 def main() -> None:
@@ -35,17 +32,22 @@ def main() -> None:
             rows.append({**dataclasses.asdict(row), **stamp})
     if arguments.write and rows:
         keep(rows, RESULTS)
-        (DOCS / "benchmarks.md").write_text(page(load(RESULTS), DOCS / "images", DOCS))
+        write_page()
 
 
 def keep(rows: list[dict[str, Any]], folder: Path) -> Path:
     """Put rows of one device in the place of earlier ones of the same cases, each on a line of its file."""
     path = folder / (re.sub(r"[^a-z0-9]+", "-", rows[0]["device"].lower()).strip("-") + ".json")
-    folder.mkdir(parents=True, exist_ok=True)
     measured = {row["case"] for row in rows}
     kept = [row for row in json.loads(path.read_text()) if row["case"] not in measured] if path.exists() else []
-    path.write_text("[\n" + ",\n".join(json.dumps(row) for row in kept + rows) + "\n]\n")
+    write(kept + rows, path)
     return path
+
+
+def write(rows: list[dict[str, Any]], path: Path) -> None:
+    """Each row on a line of a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def check_values(
     ]
     # Where looking costs a wait, the whole survey travels with the first look.
     dense = isinstance(problem.scores, DenseScores)
-    survey = _Survey(problem, clusters) if dense and not ops.eager_checks else None
+    survey = _Survey(problem, clusters) if dense and not ops.on_host else None
     first, last, least_sample, least_cluster, furthest, any_starved, any_beyond, lightest, heaviest, low, high, *found = (
         ops.facts([*facts, *(survey.facts if survey else [])])
     )

@@ -46,7 +46,8 @@ def tiles(problem: Problem, *, whole: bool = False) -> Iterator[tuple[slice, sli
 
 def held(problem: Problem) -> Problem:
     """The same problem with its scores formed once, where they are few enough that forming them anew each round is waste."""
-    rows, few = problem.weights.shape[0] * problem.n_samples, _FEW_SCORES
+    # A pass holds a tile anyway.
+    rows, few = problem.weights.shape[0] * problem.n_samples, max(_FEW_SCORES, problem.ops.tile_elements)
     if problem.scores.memory is not None:
         few = min(few, problem.scores.tile_shape(None)[1] * problem.n_clusters)
     if isinstance(problem.scores, DenseScores) or not 0 < rows <= few // problem.n_clusters:

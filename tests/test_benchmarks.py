@@ -1,5 +1,6 @@
 """The benchmarks measure, write and draw; no peer is needed for that, and no figure is looked at."""
 
+import json
 import math
 import time
 from dataclasses import asdict
@@ -7,10 +8,14 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 
+import otcluster as otc
+from benchmarks import gpu
 from benchmarks.errors import l1_error, largest_difference
 from benchmarks.page import load, page
-from benchmarks.peers import Peer, recipe
+from benchmarks.peers import Peer, lloyd, plain_log_rounds, recipe
+from benchmarks.recipe import three_rounds
 from benchmarks.rows import Point, compared
 from benchmarks.run import keep
 from benchmarks.timing import in_own_process, measure, peak_memory, ratio
@@ -108,3 +113,32 @@ def test_the_page_is_drawn_from_kept_rows(tmp_path):
     assert ElementTree.fromstring(drawn).tag.endswith("svg")
     page(results, tmp_path / "images", tmp_path)
     assert (tmp_path / image).read_bytes() == drawn  # drawn again from the same rows, nothing changes
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo detected:UserWarning")
+def test_the_script_for_gpus_runs_on_a_host(tmp_path, capsys):
+    gpu.main(["gpu_grouped", "gpu_points", "--quick", "--out", str(tmp_path / "host.json")])
+    kept = json.loads((tmp_path / "host.json").read_text())
+    assert {each["case"] for each in kept} == {"gpu_grouped", "gpu_points"}
+    assert min(min(each["seconds"], each["peer_seconds"], each["floor_seconds"]) for each in kept) > 0
+    assert max(each["error"] for each in kept) < 1e-2
+    assert {"torch", "copies at"} <= set(kept[0]["versions"])
+    printed = capsys.readouterr().out
+    assert all(each["what"] in printed for each in kept)
+    text = page({"host": kept}, tmp_path / "images", tmp_path)
+    assert "## host, to try the script" in text
+    assert "### Vectors on a GPU" in text
+
+
+def test_plain_rounds_in_the_log_domain_are_those_of_the_recipe():
+    scores = torch.rand(50, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    plan = plain_log_rounds(scores, 0.1, 1e-9)
+    torch.testing.assert_close(plan, three_rounds(scores, 0.1, rounds=300), rtol=0, atol=1e-8)
+    with pytest.raises(RuntimeError, match="not converged after 10 rounds"):
+        plain_log_rounds(scores, 1e-3, 1e-9, max_iter=10)
+
+
+def test_plain_lloyd_finds_what_kmeans_does():
+    x = torch.rand(300, 4, generator=torch.Generator().manual_seed(0))
+    expected = otc.kmeans(x, 5, init=x[:5], max_iter=4, tol=0).inertia
+    assert lloyd(x, x[:5], 4, at_once=64) == pytest.approx(expected, rel=1e-5)

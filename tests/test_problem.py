@@ -189,7 +189,7 @@ def test_tiny_masses_beside_others_are_taken():
 def test_values_are_looked_at_once(monkeypatch, given):
     """On a device that one waits for, all checks are made of one look."""
     waits = []
-    monkeypatch.setattr(NumpyOps, "eager_checks", False)
+    monkeypatch.setattr(NumpyOps, "on_host", False)
     monkeypatch.setattr(NumpyOps, "facts", lambda self, values: waits.append(1) or [float(value) for value in values])
     share = {name: np.array(value) for name, value in given.items() if name != "scores"}
     otc.Problem(given.get("scores", GOOD), groups=np.array([0, 0, 2, 2]), n_groups=3, **share)

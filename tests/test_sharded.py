@@ -336,7 +336,7 @@ def test_what_looks_at_all_samples_at_once_says_so():
 @pytest.mark.parametrize("rows", [0, 4])
 def test_a_rank_without_rows_is_checked_where_looking_costs_a_wait(rows):
     scores = otc.DenseScores(torch.zeros(rows, 3))
-    scores.ops.eager_checks = False  # as on a GPU
+    scores.ops.on_host = False  # as on a GPU
     assert otc.Problem(scores, sharded=True).has_forbidden is False
 
 

@@ -25,8 +25,8 @@ class GenericOps:
     tile_elements = 1 << 20
     """How many scores a pass handles at once: small enough to stay in a cache, large enough to hide the calls."""
 
-    eager_checks = True
-    """Whether a value can be looked at without waiting for a device, so that a check may stop early."""
+    on_host = True
+    """Whether arrays lie in the memory of the host: a value can be looked at without waiting for a device."""
 
     may_check = True
     """Whether values may be looked at now."""
@@ -210,6 +210,21 @@ class GenericOps:
     def solve(self, matrices: Array, right: Array) -> Array:
         """The solution of each system (..., k, k) for its right side (..., k); the matrices are regular."""
         return self.xp.linalg.solve(matrices, right[..., None])[..., 0]
+
+    def affine(self, rows: Array, matrix: Array, offset: Array) -> Array:
+        """``rows @ matrix + offset``, with one number of ``offset`` for each column."""
+        return rows @ matrix + offset
+
+    def bit_sums(self, values: Array, factors: Any) -> Any:
+        """Of each row the sum of the bits of its entries, read as whole numbers, times ``factors``; uint64 in NumPy.
+
+        ``factors`` are uint64 in NumPy, one for each column, and sums are modulo 2**64. Minus zero counts as zero.
+        """
+        host = np.ascontiguousarray(self.to_numpy(values)) + 0.0
+        bits = host.view(np.uint64 if host.dtype == np.float64 else np.uint32)
+        few = range(0, len(bits), 1024)  # what the cache holds
+        parts = [bits[at : at + 1024].astype(np.uint64) @ factors for at in few]
+        return np.concatenate([np.zeros(0, np.uint64), *parts])
 
     # Segments
 

@@ -24,11 +24,10 @@ class TorchOps(GenericOps):
             raise TypeError(f"{argument} must be a dense tensor, got layout {array.layout}: call .to_dense() first")
         wide = torch.float32 if array.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
         super().__init__(array_api_compat.torch, array.device, wide=wide, integer=torch.int64)
-        on_host = array.device.type == "cpu"
-        self.tile_elements = 1 << 19 if on_host else 1 << 28
-        self.eager_checks = on_host
+        self.on_host = array.device.type == "cpu"
+        self.tile_elements = 1 << 19 if self.on_host else 1 << 28
         self.may_check = not torch.compiler.is_compiling()
-        self.rounds_between_syncs = 1 if on_host else 8
+        self.rounds_between_syncs = 1 if self.on_host else 8
 
     @property
     def n_threads(self) -> int:
@@ -63,7 +62,7 @@ class TorchOps(GenericOps):
         return int(array._version)
 
     def kernels(self, dtype: Any) -> Any:
-        if self.device.type != "cpu" or torch.compiler.is_compiling():
+        if not self.on_host or torch.compiler.is_compiling():
             return None
         return compiled.kernels(str(dtype).removeprefix("torch."))
 
@@ -92,7 +91,7 @@ class TorchOps(GenericOps):
 
     def argmax(self, values: Array) -> Array:
         k = values.shape[-1]
-        if self.device.type != "cpu" or k < _MANY_COLUMNS:
+        if not self.on_host or k < _MANY_COLUMNS:
             return torch.argmax(values, dim=-1)
         block = 64 if k < 8192 else 256
         # On CPUs torch finds maxima many times faster than where they are: find the block, then look only there.
@@ -128,7 +127,7 @@ class TorchOps(GenericOps):
         return torch.add(offset, scores, alpha=factor, out=out)
 
     def log(self, values: Array) -> Array:
-        if self.device.type != "cpu" or torch.compiler.is_compiling():
+        if not self.on_host or torch.compiler.is_compiling():
             return torch.log(values)
         # torch would wake its threads for a few thousand numbers, and they keep a core busy for longer than that takes.
         with np.errstate(divide="ignore"):
@@ -145,6 +144,18 @@ class TorchOps(GenericOps):
 
     def solve(self, matrices: Array, right: Array) -> Array:
         return torch.linalg.solve_ex(matrices, right.unsqueeze(-1))[0].squeeze(-1)  # does not wait for the device
+
+    def affine(self, rows: Array, matrix: Array, offset: Array) -> Array:
+        return torch.addmm(offset, rows, matrix)
+
+    def bit_sums(self, values: Array, factors: Any) -> Any:
+        if self.on_host:
+            return super().bit_sums(values, factors)
+        real = values + 0.0
+        bits = real.view(torch.int64) if real.dtype == torch.float64 else real.view(torch.int32).to(torch.int64) & 0xFFFFFFFF
+        # Whole numbers have no matrix product on a GPU. Their sums wrap around, as those without a sign do.
+        sums = (bits * torch.as_tensor(factors.view(np.int64), device=self.device)).sum(dim=1)
+        return sums.cpu().numpy().view(np.uint64)
 
     def segment_sum(self, values: Array, segments: Array, n_segments: int) -> Array:
         sums = torch.zeros((n_segments, values.shape[1]), dtype=self.wide, device=self.device)

@@ -137,7 +137,7 @@ def _tiles(scores: Scores, prices: Floats, at_least: int = 1) -> Iterator[tuple[
     """The scores in tiles (rows, k), widened, and less the prices."""
     ops = scores.ops
     size = scores.tile_shape(None)[1]
-    if ops.eager_checks:  # on the host small temporaries are used again, large ones are fetched anew each time
+    if ops.on_host:  # on the host small temporaries are used again, large ones are fetched anew each time
         size = min(size, _TILE_ELEMENTS // scores.n_clusters)
     size = max(size, at_least, 1)
     tile = scores.tiles(None)

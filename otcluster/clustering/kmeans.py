@@ -257,7 +257,8 @@ class _Run:
 
     def _warn_of_empty(self, labels: Array) -> None:
         samples, ops = self.samples, self.samples.ops
-        used = np.bincount(ops.to_numpy(labels)[ops.to_numpy(labels) >= 0], minlength=self.k).astype(float)
+        host = ops.to_numpy(labels)
+        used = np.bincount(host[host >= 0], minlength=self.k).astype(float)
         warn_of_empty(ops.to_numpy(samples.summed(ops.asarray(used, dtype=ops.wide))), stacklevel=6)
 
 

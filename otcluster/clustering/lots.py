@@ -41,34 +41,36 @@ class RowLots:
 
     def __init__(self, samples: Samples) -> None:
         self._samples = samples
-        self.hashes = np.concatenate([np.zeros(0, np.uint64), *(self._hashed(block) for _, block in samples.blocks(1 << 16))])
+        hashes = [self._hashed(block) for _, block in samples.blocks(self._at_once)]
+        self.hashes = np.concatenate([np.zeros(0, np.uint64), *hashes])
         self._bucket = (self.hashes >> np.uint64(64 - _BUCKET_BITS)).astype(np.uint16)
+        self._by_bucket = np.argsort(self._bucket, kind="stable")
+        self._edges = np.searchsorted(self._bucket[self._by_bucket], np.arange(_BUCKETS + 1))
+        # Where rows are on a device their chances stay there, and only a few numbers for each draw come to the host.
+        self._there = None if samples.ops.on_host else samples.ops.asarray(self._bucket.astype(np.int64))
 
     def _hashed(self, block: Array) -> Any:
-        values = np.ascontiguousarray(self._samples.ops.to_numpy(block)) + 0.0  # minus zero is zero
-        bits = values.view(np.uint64 if values.dtype == np.float64 else np.uint32)
-        factors = _mixed((np.arange(bits.shape[1], dtype=np.uint64) + np.uint64(1)) * _STEP) | np.uint64(1)
-        few = range(0, len(bits), 1024)  # what the cache holds
-        return _mixed(
-            np.concatenate([np.zeros(0, np.uint64), *(bits[at : at + 1024].astype(np.uint64) @ factors for at in few)])
-        )
+        factors = _mixed((np.arange(self._samples.dim, dtype=np.uint64) + np.uint64(1)) * _STEP) | np.uint64(1)
+        return _mixed(self._samples.ops.bit_sums(block, factors))
+
+    @property
+    def _at_once(self) -> int:
+        return max(1 << 16, self._samples.ops.tile_elements // (8 * self._samples.dim))
 
     def draw(self, chance: Array, n_draws: int, *keys: int) -> Array:
         """Rows drawn with probabilities proportional to ``chance``: (n_draws, dim), as they were given, in the wide dtype."""
         samples, ops = self._samples, self._samples.ops
-        mine, local = ops.to_numpy(chance), np.zeros(_BUCKETS)
-        for rows in self._chunks():
-            local += np.bincount(self._bucket[rows], weights=mine[rows], minlength=_BUCKETS)
-        sums = ops.to_numpy(samples.summed(ops.asarray(local, dtype=ops.wide))).cumsum()
+        sums = ops.to_numpy(samples.summed(self._chances_of_buckets(chance))).cumsum()
         spots = uniform(np.arange(n_draws, dtype=np.uint64), *keys) * sums[-1]
         found = np.minimum(np.searchsorted(sums, spots, side="right"), _BUCKETS - 1)
         # In a bucket, the row with the largest log(chance) + Gumbel noise; of copies the mean, which is the same row.
         best, who = np.full(n_draws, -np.inf), np.full(n_draws, -1)
-        for at, bucket in enumerate(found):
-            held = np.flatnonzero(self._bucket == bucket)
-            held = held[mine[held] > 0]
+        inside = [self._by_bucket[self._edges[bucket] : self._edges[bucket + 1]] for bucket in found]
+        chances = ops.to_numpy(ops.xp.take(chance, ops.asarray(np.concatenate(inside)), axis=0)).astype(np.float64)
+        for at, (held, mine) in enumerate(zip(inside, np.split(chances, np.cumsum([*map(len, inside)])[:-1]), strict=True)):
+            held, mine = held[mine > 0], mine[mine > 0]
             if len(held):
-                keyed = np.log(mine[held].astype(np.float64)) - np.log(-np.log(uniform(self.hashes[held], *keys, at)))
+                keyed = np.log(mine) - np.log(-np.log(uniform(self.hashes[held], *keys, at)))
                 best[at], who[at] = keyed.max(), held[keyed.argmax()]
         top = best
         if samples.reducer is not None:
@@ -79,6 +81,16 @@ class RowLots:
         packed[won, -1] = 1
         whole = ops.to_numpy(samples.summed(ops.asarray(packed, dtype=ops.wide)))
         return ops.asarray(whole[:, :-1] / np.maximum(whole[:, -1:], 1), dtype=ops.wide)
+
+    def _chances_of_buckets(self, chance: Array) -> Array:
+        """The sums of the chances of the rows here, (buckets,), in the wide dtype."""
+        ops = self._samples.ops
+        if self._there is not None:
+            return ops.segment_sum(chance[:, None], self._there, _BUCKETS)[:, 0]
+        mine, local = ops.to_numpy(chance), np.zeros(_BUCKETS)
+        for rows in self._chunks():
+            local += np.bincount(self._bucket[rows], weights=mine[rows], minlength=_BUCKETS)
+        return ops.asarray(local, dtype=ops.wide)
 
     def each(self, chance: Array, factor: float, *keys: int) -> Array:
         """All rows of which each is drawn for itself, with probability ``chance * factor``; as :meth:`rows` gives them."""
@@ -108,5 +120,4 @@ class RowLots:
 
     def _given(self, indices: Any) -> Array:
         samples, ops = self._samples, self._samples.ops
-        found = [samples.block(slice(int(at), int(at) + 1))[0, :] for at in indices]
-        return ops.xp.stack(found) if found else ops.full((0, samples.dim), 0.0, samples.dtype)
+        return samples.some(indices) if len(indices) else ops.full((0, samples.dim), 0.0, samples.dtype)

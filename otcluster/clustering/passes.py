@@ -64,7 +64,7 @@ class PlainPass:
         found = []
         for rows, block in samples.blocks(max(64, ops.tile_elements // k)):
             row = samples.prepared(block, rows)
-            label = ops.argmax(row @ points.T - half)
+            label = ops.argmax(ops.affine(row, points.T, -half))
             found.append(label)
             more, held = label_sums(samples, rows, row, label, k)
             sums, counts = sums + more, counts + held
@@ -82,7 +82,9 @@ class PlainPass:
 def label_sums(samples: Samples, rows: slice, row: Array, labels: Array, k: int) -> tuple[Array, Array]:
     """Weighted sums (k, dim) of some prepared rows by their labels, and the weight of each (k,), in the wide dtype."""
     ops = samples.ops
-    weight = ops.xp.ones_like(row[:, :1]) if samples.weights is None else samples.weights[rows][:, None]
+    if samples.weights is None:
+        return ops.segment_sum(row, labels, k), ops.segment_sum(ops.xp.ones_like(row[:, :1]), labels, k)[:, 0]
+    weight = samples.weights[rows][:, None]
     return ops.segment_sum(row * weight, labels, k), ops.segment_sum(weight, labels, k)[:, 0]
 
 
@@ -115,13 +117,31 @@ def nearer_squares(samples: Samples, points: Array, far: Array | None) -> tuple[
     if loops is not None:
         return _compiled_squares(samples, loops, np.ascontiguousarray(near), np.ascontiguousarray(far))
     found, spread = [], ops.full((count,), 0.0, ops.wide)
-    for rows, block in samples.blocks(max(1, ops.tile_elements // (samples.dim * count))):
-        difference = samples.prepared(block, rows)[:, None, :] - near
-        distance = xp.minimum(xp.sum(difference * difference, axis=-1), far[rows][:, None])
+    by_products = not ops.on_host and samples.dtype != ops.wide
+    squares = _product_squares if by_products else _difference_squares
+    at_once = samples.dim + count if by_products else samples.dim * count
+    for rows, block in samples.blocks(max(1, ops.tile_elements // at_once)):
+        distance = xp.minimum(squares(samples, samples.prepared(block, rows), near), far[rows][:, None])
         found.append(distance)
         weighted = distance if samples.weights is None else distance * samples.weights[rows][:, None]
         spread = spread + ops.column_sum(weighted)
     return (xp.concat(found) if found else ops.full((0, count), 0.0, samples.dtype)), spread
+
+
+def _difference_squares(samples: Samples, row: Array, points: Array) -> Array:
+    difference = row[:, None, :] - points
+    return samples.ops.xp.sum(difference * difference, axis=-1)
+
+
+def _product_squares(samples: Samples, row: Array, points: Array) -> Array:
+    """The same of products in the wide dtype: on a device they cost less than differences, which have to be written down."""
+    ops, xp = samples.ops, samples.ops.xp
+    row, points = ops.cast(row, ops.wide), ops.cast(points, ops.wide)
+    lengths = xp.sum(row * row, axis=-1)[:, None] + xp.sum(points * points, axis=-1)
+    square = lengths - 2 * (row @ points.T)
+    # Of a copy only rounding is left.
+    some = square > (8 + samples.dim) * float(xp.finfo(ops.wide).eps) * lengths
+    return ops.cast(xp.where(some, square, xp.zeros_like(square)), samples.dtype)
 
 
 def _compiled_squares(samples: Samples, loops: Any, near: Any, far: Any) -> tuple[Any, Any]:

@@ -96,12 +96,10 @@ class Samples:
         """Sums around a row, sums of squares, the weight, the largest magnitude (infinite if one is not finite), scales."""
         ops, xp = self.ops, self.ops.xp
         first, second = ops.full((self.dim,), 0.0, ops.wide), ops.full((self.dim,), 0.0, ops.wide)
-        total, largest, scales = ops.full((), 0.0, ops.wide), 0.0, []
+        total, tops, scales = ops.full((), 0.0, ops.wide), [ops.full((), 0.0, ops.wide)], []
         for rows, block in self.blocks(self._rows_at_once):
             values = ops.cast(block, ops.wide)
-            magnitude = xp.abs(values)
-            finite = bool(xp.all(xp.isfinite(values)))
-            largest = max(largest, ops.facts([xp.max(magnitude)])[0] if finite else math.inf)
+            tops.append(xp.max(xp.abs(values)))
             weight = ops.full((rows.stop - rows.start,), 1.0, ops.wide)
             weight = weight if self.weights is None else ops.cast(self.weights[rows], ops.wide)
             if self.metric == "cosine":
@@ -113,6 +111,7 @@ class Samples:
             second = second + xp.sum(values * values * weight[:, None], axis=0)
             total = total + xp.sum(weight)
         nothing = ops.full((0,), 0.0, self.dtype)
+        largest = max(top if math.isfinite(top) else math.inf for top in ops.facts(tops))
         return first, second, total, largest, (xp.concat([nothing, *scales]) if self.metric == "cosine" else None)
 
     def _read_compiled(self, loops: Any, around: Any) -> tuple[Any, Any, Any, float, Any]:
@@ -159,13 +158,21 @@ class Samples:
             block = self.ops.cast(block, self.dtype)
         return np.ascontiguousarray(block) if self.is_numpy else block
 
+    def some(self, indices: Any) -> Array:
+        """The rows at these places, in NumPy, not prepared; at least one."""
+        if self._source is not None or self.is_numpy:
+            return self.ops.xp.stack([self.block(slice(int(at), int(at) + 1))[0, :] for at in indices])
+        with self.ops.quiet():
+            return self.ops.cast(self.ops.xp.take(self._x, self.ops.asarray(indices), axis=0), self.dtype)
+
     @property
     def _contiguous(self) -> bool:
         return not self.is_numpy or bool(self._x.flags.c_contiguous and not isinstance(self._x, np.memmap))
 
     @property
     def _rows_at_once(self) -> int:
-        return max(256, _BLOCK_BYTES // (8 * self.dim))
+        of_device = 0 if self.ops.on_host else self.ops.tile_elements // 4
+        return max(256, max(of_device, _BLOCK_BYTES // 8) // self.dim)
 
     def row(self, index: int) -> Array:
         """One prepared row, in the wide dtype."""
@@ -254,7 +261,7 @@ def checked_weights(ops: GenericOps, weights: Any, n: int) -> Array:
 
 def _on_host(ops: GenericOps, x: Array) -> Array:
     """The same memory as a NumPy array where NumPy can work on it; else ``x`` itself."""
-    if not type(x).__module__.startswith("torch") or str(ops.device_of(x)) != "cpu":
+    if not (type(x).__module__.startswith("torch") and ops.on_host):
         return x
     return ops.to_numpy(ops.cast(x, ops.float_dtype(x, "x")) if "bfloat16" in str(x.dtype) else x)
 

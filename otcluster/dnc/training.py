@@ -171,6 +171,8 @@ class _Training:
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(saved["average"])
+        if saved.get("precision"):  # what gradients of float16 are scaled by
+            self.fabric.strategy.precision.load_state_dict(saved["precision"])
         self.loop = _Loop(**saved["loop"])
 
     def run(self) -> dict[str, Any]:
@@ -201,6 +203,7 @@ class _Training:
         self.started = time.perf_counter()
         state = {
             "optimizer": self.optimizer.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),
             "loop": vars(self.loop),
             "classes": self.data.classes,
             "images": self.data.fingerprint,

@@ -58,7 +58,7 @@ def look(layout: Layout, parts: Parts, assignment: Any, momentum: float | Tensor
         ValueError: Labels or assignments are out of range, features are not finite, or the momentum is none.
     """
     least, greatest = torch.aminmax(parts.sums)
-    share = torch.as_tensor(momentum, device=least.device)
+    share = momentum.to(least.device) if isinstance(momentum, Tensor) else least.new_full((), momentum)
     n_bad, low, high, share_now = torch.stack([each.to(least.dtype) for each in (parts.n_bad, least, greatest, share)]).tolist()
     if n_bad:
         raise_bad_labels(parts.batch, len(layout.is_open))
