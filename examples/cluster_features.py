@@ -55,7 +55,8 @@ def draw_sizes(results: dict[tuple[int, str], otc.KMeansResult], ks: list[int], 
     figure = Figure(figsize=(4.2 * len(ks), 3.2), layout="constrained")
     for axes, k in zip(figure.subplots(1, len(ks), squeeze=False)[0], ks, strict=True):
         for way in WAYS:
-            axes.plot(np.arange(1, k + 1), np.sort(cluster_sizes(results[k, way].labels, k))[::-1], label=way, drawstyle="steps-mid")
+            sizes = np.sort(cluster_sizes(results[k, way].labels, k))[::-1]
+            axes.plot(np.arange(1, k + 1), sizes, label=way, drawstyle="steps-mid")
         axes.set(title=f"{k} clusters", xlabel="cluster, the largest first", ylabel="samples", ylim=(0, None))
         axes.grid(alpha=0.3)
         axes.legend()
