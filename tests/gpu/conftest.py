@@ -26,7 +26,11 @@ def device(monkeypatch):
         original(self, array, argument)
         self.on_host, self.tile_elements, self.rounds_between_syncs = False, 1 << 20, 8
 
+    def refused(self, *args):
+        raise TypeError("NumPy would read a tensor of the device: bring it to the host first")
+
     monkeypatch.setattr(TorchOps, "__init__", as_on_a_device)
+    monkeypatch.setattr(torch.Tensor, "__array__", refused)
     return torch.device(PLACE)
 
 
