@@ -130,7 +130,8 @@ class DNCHead(nn.Module):
             unit = nn.functional.normalize(features.detach().to(self.subcentroids.dtype), dim=-1)
             if reducer is not None:
                 unit, labels = reducer.gather(unit), reducer.gather(labels.to(torch.int64))
-            self.memory.push(unit, labels)
+            # All was looked at: what follows need not wait for the device to look again.
+            self.memory.push(unit, labels, check_values=False)
             if len(unit) < self.memory.capacity:
                 unit, labels = self.memory.features, self.memory.labels
             if not len(unit):
@@ -148,4 +149,5 @@ class DNCHead(nn.Module):
                 check_values=False,
                 sharded=reducer is not None,
             )
-            self.store.update(unit, labels, solve(problem, self.solver, reducer=reducer), reducer=reducer)
+            assigned = solve(problem, self.solver, reducer=reducer)
+            self.store.update(unit, labels, assigned, reducer=reducer, check_values=False)
