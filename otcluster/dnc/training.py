@@ -8,6 +8,8 @@ import json
 import logging
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -146,6 +148,20 @@ def _found(recipe: Recipe, files: RunFiles, data: ImageData) -> tuple[dict[str, 
     return (files.read_metrics(), None) if files.metrics.is_file() else (None, state)
 
 
+@contextmanager
+def quick_convolutions(device: torch.device) -> Iterator[None]:
+    """On a GPU, try out which algorithm of cuDNN is the quickest for each shape; afterwards all is as it was.
+
+    Not ``torch.backends.cudnn.flags``, which turns cuDNN off unless told otherwise.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or device.type == "cuda"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
 class _Training:
     def __init__(
         self, recipe: Recipe, files: RunFiles, data: ImageData, progress: Progress, ranks: Ranks, model: Classifier
@@ -179,8 +195,7 @@ class _Training:
         if self.loop.step:
             self._write_history()
             self.progress.note(f"going on from step {self.loop.step}, epoch {self.loop.epoch + 1}")
-        # Which convolutions are quickest is tried out where they are on a GPU, whose results depend on that.
-        with caught_signals() as self.caught, torch.backends.cudnn.flags(benchmark=self.fabric.device.type == "cuda"):
+        with caught_signals() as self.caught, quick_convolutions(self.fabric.device):
             while self.loop.epoch < self.recipe.train.epochs:
                 self._epoch()
             return self._finish()
