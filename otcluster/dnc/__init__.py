@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from otcluster.dnc.baselines import LinearHead
+from otcluster.dnc.baselines import DeepNCMHead, KNNHead, LinearHead
 from otcluster.dnc.head import DNCHead
+from otcluster.dnc.scaling import FixedTemperature, LearntTemperature, ScoreNorm
 
 _ON_USE = {
     "Classifier": "otcluster.dnc.classifier",
@@ -20,7 +21,22 @@ _ON_USE = {
     "train": "otcluster.dnc.training",
 }
 
-__all__ = ["Classifier", "DNCHead", "LinearHead", "Recipe", "evaluate", "load_recipe", "load_run", "predict", "train"]
+__all__ = [
+    "Classifier",
+    "DNCHead",
+    "DeepNCMHead",
+    "FixedTemperature",
+    "KNNHead",
+    "LearntTemperature",
+    "LinearHead",
+    "Recipe",
+    "ScoreNorm",
+    "evaluate",
+    "load_recipe",
+    "load_run",
+    "predict",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -94,6 +94,11 @@ class ImageData:
     test: Split
 
     @property
+    def class_sizes(self) -> list[int]:
+        """How many training images each class has."""
+        return torch.bincount(self.train.labels, minlength=len(self.classes)).tolist()
+
+    @property
     def fingerprint(self) -> str:
         """What tells these images from others: a digest of all names, labels and sizes, and of the content of some."""
         digest = hashlib.sha256(repr(self.classes).encode())

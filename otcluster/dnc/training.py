@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from otcluster.dnc.averaging import WeightAverage
-from otcluster.dnc.baselines import LinearHead
 from otcluster.dnc.checkpoint import load_checkpoint, save_checkpoint
 from otcluster.dnc.classifier import Classifier, build_classifier
 from otcluster.dnc.conversion import Conversion, blank, mixing
@@ -25,6 +24,7 @@ from otcluster.dnc.errors import DataError
 from otcluster.dnc.evaluation import Evaluation, evaluate
 from otcluster.dnc.figures import draw_curves, draw_subcentroids
 from otcluster.dnc.head import DNCHead
+from otcluster.dnc.heads import subcentroids_by_class
 from otcluster.dnc.progress import Progress, Silent
 from otcluster.dnc.ranks import Ranks, connected
 from otcluster.dnc.recipe import OptimConfig, Recipe, at_folder
@@ -43,9 +43,8 @@ _State = tuple[dict[str, torch.Tensor], dict[str, Any]]
 
 def _check_counts(recipe: Recipe, data: ImageData, rows: torch.Tensor, what: str) -> None:
     """See that each class has images for its sub-centroids among ``rows``."""
-    needed = recipe.head.n_subcentroids if recipe.head.kind == "dnc" else 1
     counts = torch.bincount(data.train.labels[rows], minlength=len(data.classes)).tolist()
-    for name, count in zip(data.classes, counts, strict=True):
+    for name, count, needed in zip(data.classes, counts, subcentroids_by_class(recipe.head, data.class_sizes), strict=True):
         if count < needed:
             fewer = f"fewer than its {needed} sub-centroids" if recipe.head.kind == "dnc" else "at least 1 is needed"
             less = f", or pass head.n_subcentroids={count}" if count else ""
@@ -116,7 +115,7 @@ def _train(recipe: Recipe, files: RunFiles, progress: Progress, ranks: Ranks) ->
         progress.note(f"{files.root} is finished: nothing to train")
         return metrics
     with torch.random.fork_rng():
-        model = ranks.together(lambda: build_classifier(recipe, len(data.classes)))
+        model = ranks.together(lambda: build_classifier(recipe, len(data.classes), data.class_sizes))
         training = _Training(recipe, files, data, progress, ranks, model)
         if state is not None:
             ranks.together(lambda: training.restore(*state))
@@ -206,6 +205,7 @@ class _Training:
             "precision": self.fabric.strategy.precision.state_dict(),
             "loop": vars(self.loop),
             "classes": self.data.classes,
+            "class_sizes": self.data.class_sizes,
             "images": self.data.fingerprint,
         }
         if self.average is not None:
@@ -353,7 +353,7 @@ class _Training:
         typical = find_typical(self.judged, train, data.train, len(data.classes), recipe.explain.images_per_subcentroid)
         typical.save(self.files)
         draw_curves(self.loop.history, self.files.curves, recipe.name)
-        if not isinstance(self.model.head, LinearHead):
+        if isinstance(self.model.head, DNCHead):
             draw_subcentroids(typical, data.train, data.classes, self.files.subcentroids)
 
     def _write_metrics(self, test: dict[str, Any]) -> dict[str, Any]:
