@@ -88,9 +88,8 @@ class DNCHead(nn.Module):
             n_classes=n_classes, n_centroids=n_subcentroids, dim=dim, momentum=momentum, metric=metric, averaging=averaging,
             seed=seed,
         )  # fmt: skip
-        self.scaling = FixedTemperature(USUAL_TEMPERATURE[metric] if temperature is None else temperature)
-        if scaling is not None:
-            self.scaling = scaling
+        usual = USUAL_TEMPERATURE[metric] if temperature is None else temperature
+        self.scaling: nn.Module = FixedTemperature(usual) if scaling is None else scaling
         self.memory = MemoryQueue(memory, dim)
 
     def extra_repr(self) -> str:

@@ -38,9 +38,7 @@ def build_head(recipe: Recipe, dim: int, n_classes: int, class_sizes: Sequence[i
     if config.kind == "linear":
         return LinearHead(dim, n_classes)
     if config.kind == "knn":
-        return KNNHead(
-            dim, n_classes, n_neighbours=config.n_neighbours, temperature=temperature, memory=recipe.memory.capacity
-        )
+        return KNNHead(dim, n_classes, n_neighbours=config.n_neighbours, temperature=temperature, memory=recipe.memory.capacity)
     averaging: Averaging = SumsAndCounts() if config.averaging == "sums_and_counts" else MomentumMean()
     if config.kind == "deepncm":
         return DeepNCMHead(

@@ -19,8 +19,8 @@ class KNNHead(nn.Module):
     The logit of a class is the logarithm of the sum of ``exp(cosine / temperature)`` over its remembered features, so that the
     cross-entropy is the loss of neighbourhood components analysis: minus the logarithm of the chance that a neighbour, drawn by
     similarity, is of the same class. In training all that is remembered counts, in evaluation mode the ``n_neighbours``
-    nearest. A class of which nothing counts has the logit of a single feature that points the other way. The features of a batch are
-    remembered after the step, by :meth:`observe`: a loss is that of its sample and the memory, on however many ranks.
+    nearest. A class of which nothing counts has the logit of a single feature that points the other way. The features of a
+    batch are remembered after the step, by :meth:`observe`: a loss is that of its sample and the memory, on however many ranks.
 
     Args:
         dim: Length of a feature vector.
