@@ -82,6 +82,7 @@ def build_classifier(recipe: Recipe, n_classes: int, class_sizes: Sequence[int] 
                 f"backbone.stem={recipe.backbone.stem}, backbone.options={recipe.backbone.options}, "
                 f"data.channels={recipe.data.channels} and data.image_size={recipe.data.image_size}: {error}"
             ) from error
+        backbone.requires_grad_(not recipe.backbone.frozen)
         return Classifier(backbone, build_head(recipe, dim, n_classes, class_sizes))
 
 

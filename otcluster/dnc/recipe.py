@@ -50,6 +50,7 @@ class BackboneConfig:
 
     name: str = "resnet18"
     pretrained: bool = False
+    frozen: bool = False
     stem: str = "imagenet"
     options: dict[str, Any] = field(default_factory=dict)
 

@@ -152,6 +152,21 @@ class LoadedRun:
         """
         return load_data(self.recipe.data)
 
+    def load_train(self) -> Split:
+        """The training images of the run.
+
+        Raises:
+            DataError: They are not there.
+            RunError: They are of other classes than those that the model was trained on.
+        """
+        data = self.load_data()
+        if data.classes != self.classes:
+            raise RunError(
+                f"the training images are of {len(data.classes)} classes ({', '.join(data.classes[:5])}), and the run "
+                f"was trained on {len(self.classes)} ({', '.join(self.classes[:5])}): pass --data, their folder"
+            )
+        return data.train
+
     def load_test(self) -> Split:
         """The test images alone, labelled by the classes of the model, whatever others lie beside them.
 

@@ -20,6 +20,7 @@ from otcluster.dnc.checkpoint import load_checkpoint, save_checkpoint
 from otcluster.dnc.classifier import Classifier, build_classifier
 from otcluster.dnc.conversion import Conversion, blank, mixing
 from otcluster.dnc.data import ImageData, Split, epoch_batches, load_batches, load_data, seed_of
+from otcluster.dnc.distinctness import of_images, of_usage
 from otcluster.dnc.errors import DataError
 from otcluster.dnc.evaluation import Evaluation, evaluate
 from otcluster.dnc.figures import draw_curves, draw_subcentroids
@@ -30,6 +31,7 @@ from otcluster.dnc.ranks import Ranks, connected
 from otcluster.dnc.recipe import OptimConfig, Recipe, at_folder
 from otcluster.dnc.run import RunFiles, restore
 from otcluster.dnc.schedules import learning_rate
+from otcluster.dnc.stopwatch import StepWatch, Times
 from otcluster.dnc.typical import find_typical
 from otcluster.runs.errors import RunError
 from otcluster.runs.files import write_text
@@ -64,6 +66,8 @@ class _Loop:
     right: int = 0
     seen: int = 0
     seconds: float = 0.0
+    step_seconds: float = 0.0
+    observe_seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -158,10 +162,15 @@ class _Training:
         self.batches_per_epoch = len(self._batches(0))
         self.caught: list[int] = []
         self.unreadable: set[int] = set()
-        self.module, self.setup_optimizer = self.fabric.setup(self.model, self.optimizer)
-        self.module.mark_forward_method("features")
+        if any(parameter.requires_grad for parameter in model.parameters()):
+            self.module, self.setup_optimizer = self.fabric.setup(self.model, self.optimizer)
+            self.module.mark_forward_method("features")
+        else:  # there are no gradients for ranks to average, and what averages them would refuse
+            double = recipe.train.precision == "64-true"
+            self.module = self.fabric.to_device(self.model.double() if double else self.model)
         self.average = WeightAverage(self.model.backbone, recipe.train.ema) if recipe.train.ema else None
         self.mix = mixing(recipe.data, len(data.classes))
+        self.watch = StepWatch(self.fabric.device, Times())
         self.started = time.perf_counter()
 
     def restore(self, weights: dict[str, torch.Tensor], saved: dict[str, Any]) -> None:
@@ -173,6 +182,7 @@ class _Training:
         if saved.get("precision"):  # what gradients of float16 are scaled by
             self.fabric.strategy.precision.load_state_dict(saved["precision"])
         self.loop = _Loop(**saved["loop"])
+        self.watch.times = Times(self.loop.step_seconds, self.loop.observe_seconds)
 
     def run(self) -> dict[str, Any]:
         if self.loop.step:
@@ -200,6 +210,7 @@ class _Training:
     def _write_checkpoint(self) -> None:
         self.loop.seconds += time.perf_counter() - self.started
         self.started = time.perf_counter()
+        self.loop.step_seconds, self.loop.observe_seconds = self.watch.times.whole, self.watch.times.part
         state = {
             "optimizer": self.optimizer.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),
@@ -217,7 +228,7 @@ class _Training:
 
     def _epoch(self) -> None:
         loop, recipe = self.loop, self.recipe
-        self.model.train()
+        self.model.train().backbone.train(not recipe.backbone.frozen)
         todo = self._batches(loop.epoch)[loop.batch :]
         convert = Conversion(recipe.data, augment=True)
         own = [self.ranks.part(batch) for batch in todo]
@@ -227,7 +238,8 @@ class _Training:
             if n < len(whole):
                 self._note_unreadable(set(asked) - set(indices.tolist()))
             if n > 1:  # statistics of a batch need two; fewer are left of it only where images are broken
-                self._step(self.fabric.to_device(images), self.fabric.to_device(labels), n)
+                with self.watch.whole(loop.step):
+                    self._step(self.fabric.to_device(images), self.fabric.to_device(labels), n)
             loop.batch += 1
             loop.step += 1
             self.progress.step(
@@ -255,6 +267,8 @@ class _Training:
             "train_accuracy": loop.right / max(loop.seen, 1),
             "test_accuracy": test,
         }
+        if isinstance(self.model.head, DNCHead):
+            row |= of_usage(self.model.head)
         loop.history.append(row)
         loop.epoch, loop.batch, loop.loss_sum, loop.right, loop.seen = loop.epoch + 1, 0, 0.0, 0, 0
         self._write_history()
@@ -313,10 +327,12 @@ class _Training:
         value = total / n
         if not math.isfinite(value):
             raise RunError(f"the loss is {value} at step {loop.step + 1}: train with a lower optim.lr, into a new --out")
-        self.setup_optimizer.zero_grad()
-        self.fabric.backward(loss * (ranks.n / n))  # gradients are averaged over the ranks, and the loss over the images
-        self.setup_optimizer.step()
-        self.model.head.observe(features.detach(), hard, reducer=ranks.reducer)
+        if loss.requires_grad:
+            self.setup_optimizer.zero_grad()
+            self.fabric.backward(loss * (ranks.n / n))  # gradients are averaged over the ranks, and the loss over the images
+            self.setup_optimizer.step()
+        with self.watch.part(loop.step):
+            self.model.head.observe(features.detach(), hard, reducer=ranks.reducer)
         if self.average is not None:
             self.average.update(self.model.backbone)
         loop.loss_sum += total
@@ -334,7 +350,8 @@ class _Training:
         if not self.loop.history or not self.ranks.is_first:
             return
         text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(self.loop.history[0]), lineterminator="\n")
+        columns = dict.fromkeys(name for row in self.loop.history for name in row)
+        writer = csv.DictWriter(text, fieldnames=list(columns), lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.loop.history)
         write_text(self.files.history, text.getvalue())
@@ -344,21 +361,24 @@ class _Training:
         data = self.data
         test = self._evaluate(data.test).metrics(data.classes)
         train = self._evaluate(data.train)
-        self.ranks.from_first(lambda: self._write_pictures(train))
+        subcentroids = self.ranks.from_first(lambda: self._write_pictures(train))
         self._heed_signals()
-        return self.ranks.from_first(lambda: self._write_metrics(test))
+        return self.ranks.from_first(lambda: self._write_metrics(test, subcentroids))
 
-    def _write_pictures(self, train: Evaluation) -> None:
+    def _write_pictures(self, train: Evaluation) -> dict[str, float | None] | None:
+        """Draw, and say of the sub-centroids, if there are any, how they share the training images."""
         recipe, data = self.recipe, self.data
         typical = find_typical(self.judged, train, data.train, len(data.classes), recipe.explain.images_per_subcentroid)
         typical.save(self.files)
         draw_curves(self.loop.history, self.files.curves, recipe.name)
-        if isinstance(self.model.head, DNCHead):
-            draw_subcentroids(typical, data.train, data.classes, self.files.subcentroids)
+        if not isinstance(self.model.head, DNCHead):
+            return None
+        draw_subcentroids(typical, data.train, data.classes, self.files.subcentroids)
+        return of_images(self.model.head, typical.sizes)
 
-    def _write_metrics(self, test: dict[str, Any]) -> dict[str, Any]:
-        recipe = self.recipe
-        metrics = {
+    def _write_metrics(self, test: dict[str, Any], subcentroids: dict[str, float | None] | None) -> dict[str, Any]:
+        recipe, share = self.recipe, self.watch.times.share
+        metrics: dict[str, Any] = {
             "test": test,
             "seconds": round(self.loop.seconds + time.perf_counter() - self.started, 3),
             "recipe": recipe.name,
@@ -366,6 +386,8 @@ class _Training:
             "epochs": recipe.train.epochs,
             "steps": self.loop.step,
         }
+        if subcentroids is not None:
+            metrics |= {"subcentroids": subcentroids, "dnc_share": None if share is None else round(share, 4)}
         write_text(self.files.metrics, json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
         return metrics
 
