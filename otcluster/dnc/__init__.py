@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from otcluster.dnc.baselines import DeepNCMHead, KNNHead, LinearHead
+from otcluster.dnc.baselines import DeepNCMHead, KNNHead, LinearHead, SimCLRHead
 from otcluster.dnc.head import DNCHead
 from otcluster.dnc.scaling import FixedTemperature, LearntTemperature, ScoreNorm
 
@@ -32,6 +32,7 @@ __all__ = [
     "LinearHead",
     "Recipe",
     "ScoreNorm",
+    "SimCLRHead",
     "evaluate",
     "evaluate_readouts",
     "load_recipe",

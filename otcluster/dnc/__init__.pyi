@@ -1,6 +1,7 @@
 from otcluster.dnc.baselines import DeepNCMHead as DeepNCMHead
 from otcluster.dnc.baselines import KNNHead as KNNHead
 from otcluster.dnc.baselines import LinearHead as LinearHead
+from otcluster.dnc.baselines import SimCLRHead as SimCLRHead
 from otcluster.dnc.classifier import Classifier as Classifier
 from otcluster.dnc.evaluation import evaluate as evaluate
 from otcluster.dnc.head import DNCHead as DNCHead

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from otcluster.dnc.evaluation import evaluate
 from otcluster.dnc.prediction import predict
 from otcluster.dnc.progress import Terminal
-from otcluster.dnc.readouts import READOUT_NAMES, evaluate_readouts
+from otcluster.dnc.readouts import READOUT_NAMES, evaluate_readouts, usual_readouts
 from otcluster.dnc.recipe import at_folder, load_recipe, recipe_names
 from otcluster.dnc.run import load_run
 from otcluster.dnc.training import train
@@ -60,6 +60,8 @@ def train_command(
         if os.environ.get("RANK", "0") == "0":
             share = metrics.get("dnc_share")
             step = "" if share is None else f", {share:.1%} of a step for the sub-centroids"
+            for name, found in metrics.get("readouts", {}).items():
+                _say(f"test accuracy {found['accuracy']:.4f} by {name} on its features")
             _say(f"test accuracy {metrics['test']['accuracy']:.4f} after {metrics['seconds']:.0f} s{step}, in {root}")
 
     guarded(action)
@@ -95,7 +97,7 @@ def eval_command(
         for name, value in metrics["per_class"].items():
             _say(f"{name:24} {'no images' if value is None else f'{value:.4f}'}")
         _say(f"test accuracy {metrics['accuracy']:.4f} on {metrics['images']} images, of {run}")
-        for name, found in evaluate_readouts(loaded, readouts or [], result).items():
+        for name, found in evaluate_readouts(loaded, readouts or usual_readouts(loaded.recipe), result).items():
             _say(f"test accuracy {found['accuracy']:.4f} on {found['images']} images, by {name} on its features")
 
     guarded(action)

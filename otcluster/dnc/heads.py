@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from otcluster.dnc.baselines import DeepNCMHead, KNNHead, LinearHead
+from otcluster.dnc.baselines import DeepNCMHead, KNNHead, LinearHead, SimCLRHead
 from otcluster.dnc.errors import RecipeError
 from otcluster.dnc.head import USUAL_TEMPERATURE, DNCHead
 from otcluster.dnc.scaling import FixedTemperature, LearntTemperature, ScoreNorm
@@ -46,7 +46,8 @@ def build_head(recipe: Recipe, dim: int, n_classes: int, class_sizes: Sequence[i
         )
     if config.allocation == "by_size" and class_sizes is None:
         raise RecipeError("head.allocation=by_size needs the sizes of the classes, and they are not known here")
-    return DNCHead(
+    kind = SimCLRHead if config.kind == "simclr" else DNCHead
+    return kind(
         dim,
         n_classes,
         n_subcentroids=config.n_subcentroids if class_sizes is None else subcentroids_by_class(config, class_sizes),
@@ -89,7 +90,7 @@ def subcentroids_by_class(config: HeadConfig, class_sizes: Sequence[int]) -> lis
         >>> subcentroids_by_class(HeadConfig(n_subcentroids=4, allocation="by_size"), [1000, 700, 400, 30])
         [4, 3, 2, 1]
     """
-    if config.kind != "dnc":
+    if config.kind not in ("dnc", "simclr"):
         return [1] * len(class_sizes)
     if config.allocation == "equal":
         return [config.n_subcentroids] * len(class_sizes)

@@ -94,6 +94,11 @@ def readout_of(name: str, recipe: Recipe) -> Readout:
     return Neighbours(recipe.head.n_neighbours) if name == "knn" else SubCentroids(recipe.head.n_subcentroids)
 
 
+def usual_readouts(recipe: Recipe) -> tuple[str, ...]:
+    """Those that are evaluated without being asked for: of features that were learnt without labels."""
+    return ("sub-centroids",) if recipe.head.kind == "simclr" else ()
+
+
 def read_out(readout: Readout, train: Evaluation, test: Evaluation, *, seed: int = 0) -> Tensor:
     """Predict the classes of test features from training features.
 
@@ -153,12 +158,18 @@ def evaluate_readouts(run: LoadedRun, names: Sequence[str], test: Evaluation | N
         >>> found["knn"]["accuracy"] > 0.5  # of a backbone that has learnt nothing
         True
     """
-    chosen = {name: readout_of(name, run.recipe) for name in names}
-    if not chosen:
+    for name in names:
+        readout_of(name, run.recipe)  # before any image is looked at
+    if not names:
         return {}
     test = evaluate(run.model, run.load_test(), run.recipe.data) if test is None else test
-    train = evaluate(run.model, run.load_train(), run.recipe.data)
-    return {
-        name: accuracies(read_out(readout, train, test, seed=run.recipe.train.seed), test.labels, run.classes)
-        for name, readout in chosen.items()
-    }
+    return readout_metrics(run.recipe, names, evaluate(run.model, run.load_train(), run.recipe.data), test, run.classes)
+
+
+def readout_metrics(
+    recipe: Recipe, names: Sequence[str], train: Evaluation, test: Evaluation, classes: list[str]
+) -> dict[str, dict[str, Any]]:
+    """As :func:`evaluate_readouts`, of features that are at hand."""
+    chosen = {name: readout_of(name, recipe) for name in names}
+    seed = recipe.train.seed
+    return {name: accuracies(read_out(each, train, test, seed=seed), test.labels, classes) for name, each in chosen.items()}

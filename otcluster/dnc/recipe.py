@@ -154,11 +154,11 @@ class Recipe:
 
 _CHOICES = {
     "data.kind": ("digits", "folder"),
-    "data.augment": ("none", "crop", "crop-flip", "resized-crop-flip"),
+    "data.augment": ("none", "crop", "crop-flip", "resized-crop-flip", "simclr"),
     "data.broken": ("refuse", "skip"),
     "data.channels": (1, 3),
     "backbone.stem": ("imagenet", "cifar"),
-    "head.kind": ("dnc", "linear", "deepncm", "knn"),
+    "head.kind": ("dnc", "linear", "deepncm", "knn", "simclr"),
     "head.allocation": ("equal", "by_size"),
     "head.metric": (None, "cosine", "sqeuclidean"),
     "head.averaging": ("momentum_mean", "sums_and_counts"),
@@ -348,6 +348,8 @@ def _check_values(recipe: Recipe) -> None:
         raise RecipeError(f"train.shares must be null or positive numbers, got {recipe.train.shares}")
     if recipe.head.temperature is not None and not 0 < recipe.head.temperature < math.inf:
         raise RecipeError(f"head.temperature must be null or positive and finite, got {recipe.head.temperature}")
+    if recipe.head.kind == "simclr" and (recipe.data.mixup or recipe.data.cutmix):
+        raise RecipeError("head.kind=simclr compares two views of each image: leave data.mixup and data.cutmix at 0")
     if recipe.head.kind == "knn" and (recipe.memory.capacity < 1 or recipe.head.metric == "sqeuclidean"):
         raise RecipeError("head.kind=knn needs a memory (memory.capacity of at least 1) and head.metric=cosine (or null)")
     if recipe.solver.tol is not None and not recipe.solver.tol >= 0:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from otcluster.dnc.averaging import WeightAverage
+from otcluster.dnc.baselines import SimCLRHead
 from otcluster.dnc.checkpoint import load_checkpoint, save_checkpoint
 from otcluster.dnc.classifier import Classifier, build_classifier
 from otcluster.dnc.conversion import Conversion, blank, mixing
@@ -26,9 +27,11 @@ from otcluster.dnc.evaluation import Evaluation, evaluate
 from otcluster.dnc.figures import draw_curves, draw_subcentroids
 from otcluster.dnc.head import DNCHead
 from otcluster.dnc.heads import subcentroids_by_class
+from otcluster.dnc.optimizers import build_optimizer
 from otcluster.dnc.progress import Progress, Silent
 from otcluster.dnc.ranks import Ranks, connected
-from otcluster.dnc.recipe import OptimConfig, Recipe, at_folder
+from otcluster.dnc.readouts import readout_metrics, usual_readouts
+from otcluster.dnc.recipe import Recipe, at_folder
 from otcluster.dnc.run import RunFiles, restore
 from otcluster.dnc.schedules import learning_rate
 from otcluster.dnc.stopwatch import StepWatch, Times
@@ -157,7 +160,7 @@ class _Training:
         self.fabric, self.model = ranks.fabric, model
         self.layout = torch.channels_last if recipe.train.channels_last else torch.contiguous_format
         self.model.backbone.to(memory_format=self.layout)
-        self.optimizer = _optimizer(recipe.optim, self.model)
+        self.optimizer = build_optimizer(recipe.optim, self.model)
         self.loop = _Loop()
         self.batches_per_epoch = len(self._batches(0))
         self.caught: list[int] = []
@@ -170,6 +173,7 @@ class _Training:
             self.module = self.fabric.to_device(self.model.double() if double else self.model)
         self.average = WeightAverage(self.model.backbone, recipe.train.ema) if recipe.train.ema else None
         self.mix = mixing(recipe.data, len(data.classes))
+        self.views = 2 if isinstance(model.head, SimCLRHead) else 1
         self.watch = StepWatch(self.fabric.device, Times())
         self.started = time.perf_counter()
 
@@ -232,7 +236,9 @@ class _Training:
         todo = self._batches(loop.epoch)[loop.batch :]
         convert = Conversion(recipe.data, augment=True)
         own = [self.ranks.part(batch) for batch in todo]
-        batches = load_batches(self.data.train, convert, recipe.data, own, seed=recipe.train.seed, epoch=loop.epoch)
+        batches = load_batches(
+            self.data.train, convert, recipe.data, own, seed=recipe.train.seed, epoch=loop.epoch, views=self.views
+        )
         for whole, asked, (images, labels, indices) in zip(todo, own, self.ranks.each(batches), strict=True):
             n = int(self.ranks.total(len(labels))[0])
             if n < len(whole):
@@ -314,13 +320,15 @@ class _Training:
             group["lr"] = rate
         if self.mix is not None and len(labels):
             images, labels = self.mix(images, labels)
+        if self.views > 1 and len(labels):  # all first views, and then all second ones
+            images = images.transpose(0, 1).flatten(0, 1)
         images = self._two(images).to(next(self.model.parameters()).dtype).contiguous(memory_format=self.layout)
         with self.fabric.autocast():
-            features = self.module.features(images)[: len(labels)]
+            views = self.module.features(images)[: self.views * len(labels)]
+            features = views[: len(labels)]
             logits = self.model.head(features)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        smoothing = self.recipe.optim.label_smoothing
-        loss = nn.functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+        loss = self._loss(views, logits, labels)
         hard = labels if labels.ndim == 1 else labels.argmax(dim=1)
         right = int((logits.argmax(dim=1) == hard).sum())
         total, n_right = ranks.total(float(loss.detach()), right)
@@ -338,6 +346,13 @@ class _Training:
         loop.loss_sum += total
         loop.right += int(n_right)
         loop.seen += n
+
+    def _loss(self, views: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The loss, summed over the images that are here."""
+        if isinstance(self.model.head, SimCLRHead):
+            return self.model.head.loss(views, reducer=self.ranks.reducer)
+        smoothing = self.recipe.optim.label_smoothing
+        return nn.functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
 
     def _two(self, images: torch.Tensor) -> torch.Tensor:
         """At least two images, for statistics; those that a rank has too few of are repeated, or black."""
@@ -359,11 +374,11 @@ class _Training:
     def _finish(self) -> dict[str, Any]:
         """Everything that follows from the trained model: results and pictures. ``metrics.json`` comes last, as the mark."""
         data = self.data
-        test = self._evaluate(data.test).metrics(data.classes)
+        test = self._evaluate(data.test)
         train = self._evaluate(data.train)
         subcentroids = self.ranks.from_first(lambda: self._write_pictures(train))
         self._heed_signals()
-        return self.ranks.from_first(lambda: self._write_metrics(test, subcentroids))
+        return self.ranks.from_first(lambda: self._write_metrics(train, test, subcentroids))
 
     def _write_pictures(self, train: Evaluation) -> dict[str, float | None] | None:
         """Draw, and say of the sub-centroids, if there are any, how they share the training images."""
@@ -376,27 +391,21 @@ class _Training:
         draw_subcentroids(typical, data.train, data.classes, self.files.subcentroids)
         return of_images(self.model.head, typical.sizes)
 
-    def _write_metrics(self, test: dict[str, Any], subcentroids: dict[str, float | None] | None) -> dict[str, Any]:
+    def _write_metrics(
+        self, train: Evaluation, test: Evaluation, subcentroids: dict[str, float | None] | None
+    ) -> dict[str, Any]:
         recipe, share = self.recipe, self.watch.times.share
         metrics: dict[str, Any] = {
-            "test": test,
+            "test": test.metrics(self.data.classes),
             "seconds": round(self.loop.seconds + time.perf_counter() - self.started, 3),
             "recipe": recipe.name,
             "head": recipe.head.kind,
             "epochs": recipe.train.epochs,
             "steps": self.loop.step,
         }
+        if names := usual_readouts(recipe):
+            metrics["readouts"] = readout_metrics(recipe, names, train, test, self.data.classes)
         if subcentroids is not None:
             metrics |= {"subcentroids": subcentroids, "dnc_share": None if share is None else round(share, 4)}
         write_text(self.files.metrics, json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
         return metrics
-
-
-def _optimizer(config: OptimConfig, model: Classifier) -> torch.optim.Optimizer:
-    # Scales and offsets are not shrunk: decay is for matrices.
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999))
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)

@@ -7,5 +7,6 @@ is the only place where its buffers change.
 from otcluster.dnc.baselines.deepncm import DeepNCMHead
 from otcluster.dnc.baselines.knn import KNNHead
 from otcluster.dnc.baselines.linear import LinearHead
+from otcluster.dnc.baselines.simclr import SimCLRHead
 
-__all__ = ["DeepNCMHead", "KNNHead", "LinearHead"]
+__all__ = ["DeepNCMHead", "KNNHead", "LinearHead", "SimCLRHead"]
