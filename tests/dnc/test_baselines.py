@@ -18,6 +18,9 @@ from otcluster.dnc import (
     LearntTemperature,
     LinearHead,
     ScoreNorm,
+    SimCLRHead,
+    evaluate,
+    evaluate_readouts,
     load_recipe,
     load_run,
     predict,
@@ -26,6 +29,7 @@ from otcluster.dnc import (
 from otcluster.dnc.classifier import build_classifier
 from otcluster.dnc.errors import DataError, RecipeError
 from otcluster.dnc.heads import build_head, build_solver
+from otcluster.dnc.readouts import READOUT_NAMES
 from otcluster.dnc.typical import TypicalImages
 from tests.dnc.conftest import small, write_images
 from tests.reducers import outcomes, run_ranks
@@ -291,20 +295,27 @@ RIVALS = [
     ["head.kind=dnc"],
     ["head.kind=deepncm"],
     ["head.kind=knn"],
+    ["head.kind=simclr"],
     ["solver.kind=nearest"],
     ["head.metric=sqeuclidean", "solver.epsilon=5"],
     ["head.allocation=by_size", "head.averaging=sums_and_counts"],
+    ["head.scaling=learnt"],
+    ["head.scaling=layer_norm"],
+    ["backbone.frozen=true"],
 ]
 
 
 @pytest.mark.parametrize("changes", RIVALS, ids=" ".join)
-def test_every_rival_trains_on_the_digits_and_classifies(tmp_path, changes):
+def test_every_rival_trains_on_the_digits_and_is_evaluated_by_the_same_code(tmp_path, changes):
     metrics = train(load_recipe("digits", [*TINY, *changes]), tmp_path / "run")
-    assert metrics["test"]["images"] == 359
-    assert metrics["test"]["accuracy"] > 0.1
     run = load_run(tmp_path / "run")
-    kind = {"linear": LinearHead, "deepncm": DeepNCMHead, "knn": KNNHead}.get(metrics["head"], DNCHead)
-    assert type(run.model.head) is kind
+    kinds = {"linear": LinearHead, "deepncm": DeepNCMHead, "knn": KNNHead, "simclr": SimCLRHead}
+    assert type(run.model.head) is kinds.get(metrics["head"], DNCHead)
+    test = evaluate(run.model, run.load_test(), run.recipe.data)
+    assert test.metrics(run.classes) == metrics["test"]
+    assert metrics["test"]["images"] == 359
+    found = evaluate_readouts(run, READOUT_NAMES, test)
+    assert min(each["accuracy"] for each in found.values()) > 0.2  # chance is 0.1
     run.load_test().read(0).save(tmp_path / "a.png")
     (found,) = predict(run, [tmp_path / "a.png"])
     assert found.label in run.classes

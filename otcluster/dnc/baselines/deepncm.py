@@ -11,11 +11,11 @@ from otcluster.stores.centroids import StoreMetric
 class DeepNCMHead(DNCHead):
     """DeepNCM: an image is of the class whose running mean is nearest, and the backbone learns by it.
 
-    It is :class:`otcluster.dnc.DNCHead` with one centroid for each class, without a memory and without clustering, and with the
-    distance of its authors: logits are minus half the squared distance of the features as they are, whose softmax is the
+    It is :class:`otcluster.dnc.DNCHead` with one centroid for each class, without a memory and without clustering. It compares
+    by the squared distance of features as they are, as its authors do: logits are minus half of it, whose softmax is the
     posterior of Gaussians of one shape. (``metric="cosine"`` compares directions, as DNC does.) Means follow what they
-    observe; the gradient does not go through them. The authors find means that forget better than those of all samples, since
-    the features move on while the backbone learns: ``momentum`` 0.9 is their decay.
+    observe; the gradient does not go through them. They forget, since the features move on while the backbone learns: of the
+    ways of the authors (all samples alike, a start anew now and then, decay) this is decay, and ``momentum`` is its factor.
 
     Args:
         dim: Length of a feature vector.
