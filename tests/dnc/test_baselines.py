@@ -30,7 +30,9 @@ from otcluster.dnc.classifier import build_classifier
 from otcluster.dnc.errors import DataError, RecipeError
 from otcluster.dnc.heads import build_head, build_solver
 from otcluster.dnc.readouts import READOUT_NAMES
+from otcluster.dnc.run import RunFiles
 from otcluster.dnc.typical import TypicalImages
+from otcluster.runs.errors import RunError
 from tests.dnc.conftest import small, write_images
 from tests.reducers import outcomes, run_ranks
 
@@ -260,6 +262,13 @@ def test_metric_and_temperature_are_those_of_the_method_unless_they_are_given(ch
     head = build_head(load_recipe("digits", changes), 8, 3)
     assert (head.store.metric, head.scaling.temperature) == (metric, temperature)
     assert head.store.momentum == 0.99
+
+
+def test_what_is_usual_may_be_said_or_not(small_run):
+    same = small(small_run / "images", "head.metric=cosine", "head.temperature=0.1")
+    RunFiles(small_run / "run").check(same)
+    with pytest.raises(RunError, match=r"head\.temperature is 0\.1 there and 1\.0 here"):
+        RunFiles(small_run / "run").check(small(small_run / "images", "head.temperature=1"))
 
 
 def test_classes_have_subcentroids_by_their_size(tmp_path):

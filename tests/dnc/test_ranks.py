@@ -38,6 +38,10 @@ CHANGES = [
     "train.checkpoint_steps=10",
 ]  # fmt: skip
 SHARES = "train.shares=[3,1]"
+RIVALS = {
+    "simclr": ["head.kind=simclr", "data.augment=crop", "backbone.name=test_vit", "train.precision=64-true", "optim.lr=0.01"],
+    "knn": ["head.kind=knn", "backbone.name=test_vit", "train.precision=64-true", "optim.lr=0.01"],
+}
 STOPPED, KILLED, TIMEOUT = 7, 23, 45
 
 
@@ -46,6 +50,8 @@ def work(folder):
     torch.set_num_threads(1)
     rank = int(os.environ["RANK"])
     found = {"broken": on_broken_images(folder, rank)}
+    for name, changes in RIVALS.items():
+        train(small(folder / f"{rank}", *changes, "data.broken=skip", "train.accelerator=cpu", SHARES), folder / name)
     observe, steps = DNCHead.observe, []
 
     def harmed(head, features, labels, *, reducer=None):
@@ -167,6 +173,15 @@ def test_under_torchrun_with_shards_of_3_to_1_the_run_ends_with_the_centroids_of
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("going on from step 20, epoch 1") == done.stdout.count("test accuracy") == 1
     assert_ends_as(tmp_path / "run", whole)
+
+
+@gloo
+@pytest.mark.parametrize("name", RIVALS)
+def test_rivals_on_two_ranks_end_as_in_one_process(ranks, tmp_path, name):
+    train(small(ranks / "0", *RIVALS[name], "data.broken=skip", "train.accelerator=cpu"), tmp_path / "run")
+    one, many = (load_file(each / "checkpoints" / "step-4" / "model.safetensors") for each in (tmp_path / "run", ranks / name))
+    for key, value in one.items():
+        torch.testing.assert_close(many[key], value, rtol=0, atol=1e-8, msg=key)
 
 
 @pytest.mark.parametrize(
