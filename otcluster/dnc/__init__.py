@@ -7,20 +7,39 @@ from __future__ import annotations
 
 from typing import Any
 
-from otcluster.dnc.baselines import LinearHead
+from otcluster.dnc.baselines import DeepNCMHead, KNNHead, LinearHead, SimCLRHead
 from otcluster.dnc.head import DNCHead
+from otcluster.dnc.scaling import FixedTemperature, LearntTemperature, ScoreNorm
 
 _ON_USE = {
     "Classifier": "otcluster.dnc.classifier",
     "Recipe": "otcluster.dnc.recipe",
     "evaluate": "otcluster.dnc.evaluation",
+    "evaluate_readouts": "otcluster.dnc.readouts",
     "load_recipe": "otcluster.dnc.recipe",
     "load_run": "otcluster.dnc.run",
     "predict": "otcluster.dnc.prediction",
     "train": "otcluster.dnc.training",
 }
 
-__all__ = ["Classifier", "DNCHead", "LinearHead", "Recipe", "evaluate", "load_recipe", "load_run", "predict", "train"]
+__all__ = [
+    "Classifier",
+    "DNCHead",
+    "DeepNCMHead",
+    "FixedTemperature",
+    "KNNHead",
+    "LearntTemperature",
+    "LinearHead",
+    "Recipe",
+    "ScoreNorm",
+    "SimCLRHead",
+    "evaluate",
+    "evaluate_readouts",
+    "load_recipe",
+    "load_run",
+    "predict",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,9 +1,16 @@
+from otcluster.dnc.baselines import DeepNCMHead as DeepNCMHead
+from otcluster.dnc.baselines import KNNHead as KNNHead
 from otcluster.dnc.baselines import LinearHead as LinearHead
+from otcluster.dnc.baselines import SimCLRHead as SimCLRHead
 from otcluster.dnc.classifier import Classifier as Classifier
 from otcluster.dnc.evaluation import evaluate as evaluate
 from otcluster.dnc.head import DNCHead as DNCHead
 from otcluster.dnc.prediction import predict as predict
+from otcluster.dnc.readouts import evaluate_readouts as evaluate_readouts
 from otcluster.dnc.recipe import Recipe as Recipe
 from otcluster.dnc.recipe import load_recipe as load_recipe
 from otcluster.dnc.run import load_run as load_run
+from otcluster.dnc.scaling import FixedTemperature as FixedTemperature
+from otcluster.dnc.scaling import LearntTemperature as LearntTemperature
+from otcluster.dnc.scaling import ScoreNorm as ScoreNorm
 from otcluster.dnc.training import train as train

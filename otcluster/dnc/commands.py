@@ -14,6 +14,7 @@ from safetensors.torch import save
 from otcluster.dnc.evaluation import evaluate
 from otcluster.dnc.prediction import predict
 from otcluster.dnc.progress import Terminal
+from otcluster.dnc.readouts import READOUT_NAMES, evaluate_readouts, usual_readouts
 from otcluster.dnc.recipe import at_folder, load_recipe, recipe_names
 from otcluster.dnc.run import load_run
 from otcluster.dnc.training import train
@@ -57,7 +58,11 @@ def train_command(
             metrics = train(chosen, root, progress=terminal)
         disconnect()
         if os.environ.get("RANK", "0") == "0":
-            _say(f"test accuracy {metrics['test']['accuracy']:.4f} after {metrics['seconds']:.0f} s, in {root}")
+            share = metrics.get("dnc_share")
+            step = "" if share is None else f", {share:.1%} of a step for the sub-centroids"
+            for name, found in metrics.get("readouts", {}).items():
+                _say(f"test accuracy {found['accuracy']:.4f} by {name} on its features")
+            _say(f"test accuracy {metrics['test']['accuracy']:.4f} after {metrics['seconds']:.0f} s{step}, in {root}")
 
     guarded(action)
 
@@ -69,8 +74,16 @@ def eval_command(
     features: Annotated[
         Path | None, typer.Option("--features", metavar="FILE", help="Save features, labels and predictions (safetensors).")
     ] = None,
+    readouts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--readout",
+            metavar="NAME",
+            help=f"Also classify by the features of the training images: {', '.join(READOUT_NAMES)}. May be repeated.",
+        ),
+    ] = None,
 ) -> None:
-    """Evaluate a run on its test images."""
+    """Evaluate a run on its test images, by its head and by readouts of its features."""
 
     def action() -> None:
         need_one_process("eval")
@@ -84,6 +97,8 @@ def eval_command(
         for name, value in metrics["per_class"].items():
             _say(f"{name:24} {'no images' if value is None else f'{value:.4f}'}")
         _say(f"test accuracy {metrics['accuracy']:.4f} on {metrics['images']} images, of {run}")
+        for name, found in evaluate_readouts(loaded, readouts or usual_readouts(loaded.recipe), result).items():
+            _say(f"test accuracy {found['accuracy']:.4f} on {found['images']} images, by {name} on its features")
 
     guarded(action)
 
