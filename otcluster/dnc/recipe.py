@@ -336,6 +336,8 @@ def _check_values(recipe: Recipe) -> None:
         if not 0 <= value(key) <= 1:
             raise RecipeError(f"{key} must lie in [0, 1], got {value(key)}")
     _check_images(recipe.data)
+    if recipe.head.kind == "simclr" and (recipe.data.mixup or recipe.data.cutmix):
+        raise RecipeError("head.kind=simclr compares two views of each image: data.mixup and data.cutmix must be 0")
     if recipe.train.ema == 1:
         raise RecipeError("train.ema must be less than 1, or the average would stay at the first weights")
     if sorted(recipe.optim.milestones) != recipe.optim.milestones:

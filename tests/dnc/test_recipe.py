@@ -54,6 +54,7 @@ def test_a_recipe_survives_its_own_yaml(tmp_path):
         (["optim.schedule=step"], r"optim\.schedule=step needs optim\.milestones"),
         (["optim.milestones=[5,3]"], r"optim\.milestones must be epochs in rising order"),
         (["optim.nesterov=true"], r"optim\.nesterov needs optim\.name=sgd"),
+        (["head.kind=simclr", "data.mixup=0.2"], r"head\.kind=simclr compares two views of each image"),
         (["train.ema=1"], r"train\.ema must be less than 1"),
         (["backbone.stem=small"], r"backbone\.stem must be one of imagenet, cifar"),
     ],
