@@ -1,7 +1,7 @@
 """DNC and its rivals on the digits, all tuned alike: ``python -m benchmarks.rivals [--jobs N]`` prints the tables.
 
-Of each method the learning rate is chosen among the same three, on another split of the digits; then five folds are trained with
-it. Once with all labels, once with ten of each class.
+Of each method the learning rate is chosen among the same three, on another split of the digits; then five folds are trained
+with it. Once with all labels, once with ten of each class.
 """
 
 from __future__ import annotations
