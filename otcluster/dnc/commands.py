@@ -92,7 +92,7 @@ def eval_command(
     def action() -> None:
         need_one_process("eval")
         loaded = load_run(run, data_dir=data)
-        images = loaded.load_test() if split == "test" else loaded.load_data().train
+        images = loaded.load_test() if split == "test" else loaded.load_train()
         result = evaluate(loaded.model, images, loaded.recipe.data)
         if features is not None:
             tensors = {name: getattr(result, name) for name in ("features", "labels", "indices", "predictions")}

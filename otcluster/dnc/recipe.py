@@ -350,8 +350,6 @@ def _check_values(recipe: Recipe) -> None:
         raise RecipeError(f"train.shares must be null or positive numbers, got {recipe.train.shares}")
     if recipe.head.temperature is not None and not 0 < recipe.head.temperature < math.inf:
         raise RecipeError(f"head.temperature must be null or positive and finite, got {recipe.head.temperature}")
-    if recipe.head.kind == "simclr" and (recipe.data.mixup or recipe.data.cutmix):
-        raise RecipeError("head.kind=simclr compares two views of each image: leave data.mixup and data.cutmix at 0")
     if recipe.head.kind == "knn" and (recipe.memory.capacity < 1 or recipe.head.metric == "sqeuclidean"):
         raise RecipeError("head.kind=knn needs a memory (memory.capacity of at least 1) and head.metric=cosine (or null)")
     if recipe.solver.tol is not None and not recipe.solver.tol >= 0:

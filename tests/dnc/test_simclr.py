@@ -14,7 +14,6 @@ from otcluster.dnc import SimCLRHead, load_recipe, load_run, train
 from otcluster.dnc.commands import app
 from otcluster.dnc.conversion import Conversion
 from otcluster.dnc.data import load_batches, load_data
-from otcluster.dnc.errors import RecipeError
 from tests.dnc.conftest import listing, small
 from tests.dnc.test_baselines import TINY
 from tests.reducers import run_ranks
@@ -106,11 +105,6 @@ def test_the_augmentation_of_simclr_varies_colour_and_place(channels):
     assert views.flatten(1).unique(dim=0).shape[0] == 8
     plain = Conversion(config, augment=False)
     assert torch.equal(plain(image), plain(image))
-
-
-def test_mixing_and_two_views_exclude_each_other():
-    with pytest.raises(RecipeError, match=r"leave data\.mixup and data\.cutmix at 0"):
-        load_recipe("digits", ["head.kind=simclr", "data.mixup=0.2"])
 
 
 def test_it_trains_on_the_digits_and_is_read_out_by_subcentroids(tmp_path):
