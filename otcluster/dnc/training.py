@@ -22,13 +22,13 @@ from otcluster.dnc.baselines import SimCLRHead
 from otcluster.dnc.checkpoint import load_checkpoint, save_checkpoint
 from otcluster.dnc.classifier import Classifier, build_classifier
 from otcluster.dnc.conversion import Conversion, blank, mixing
+from otcluster.dnc.counts import check_counts
 from otcluster.dnc.data import ImageData, Split, epoch_batches, load_batches, load_data, seed_of
 from otcluster.dnc.distinctness import of_images, of_usage
 from otcluster.dnc.errors import DataError
 from otcluster.dnc.evaluation import Evaluation, evaluate
 from otcluster.dnc.figures import draw_curves, draw_subcentroids
 from otcluster.dnc.head import DNCHead
-from otcluster.dnc.heads import subcentroids_by_class
 from otcluster.dnc.optimizers import build_optimizer
 from otcluster.dnc.progress import Progress, Silent
 from otcluster.dnc.ranks import Ranks, connected
@@ -46,18 +46,6 @@ logger = logging.getLogger(__name__)
 
 _State = tuple[dict[str, torch.Tensor], dict[str, Any]]
 """Of the model, and of optimizer and loop."""
-
-
-def _check_counts(recipe: Recipe, data: ImageData, rows: torch.Tensor, what: str) -> None:
-    """See that each class has images for its sub-centroids among ``rows``."""
-    counts = torch.bincount(data.train.labels[rows], minlength=len(data.classes)).tolist()
-    for name, count, needed in zip(data.classes, counts, subcentroids_by_class(recipe.head, data.class_sizes), strict=True):
-        if count < needed:
-            fewer = f"fewer than its {needed} sub-centroids" if recipe.head.kind == "dnc" else "at least 1 is needed"
-            less = f", or pass head.n_subcentroids={count}" if count else ""
-            raise DataError(
-                f"class {name} has {count} {what}, {fewer}: add images{less} (a run that has begun then needs a new --out)"
-            )
 
 
 @dataclass
@@ -139,7 +127,7 @@ def _data(recipe: Recipe) -> ImageData:
         DataError: There are too few.
     """
     data = load_data(recipe.data)
-    _check_counts(recipe, data, torch.ones(len(data.train), dtype=torch.bool), "training images")
+    check_counts(recipe, data, torch.ones(len(data.train), dtype=torch.bool), "training images")
     if not len(data.test):
         raise DataError("there are no test images: add some to test/, or more to each class")
     return data
@@ -314,7 +302,7 @@ class _Training:
         self.unreadable.update(*self.ranks.gathered(indices))
         rest = torch.ones(len(self.data.train), dtype=torch.bool)
         rest[sorted(self.unreadable)] = False
-        _check_counts(self.recipe, self.data, rest, "training images that can be read")
+        check_counts(self.recipe, self.data, rest, "training images that can be read")
 
     def _warn_of_late_classes(self) -> None:
         head = self.model.head
