@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
 from otcluster.dnc.data import ImageData
 from otcluster.dnc.errors import DataError
-from otcluster.dnc.heads import subcentroids_by_class
+from otcluster.dnc.head import DNCHead
+from otcluster.dnc.heads import Head, subcentroids_by_class
 from otcluster.dnc.recipe import Recipe
+
+logger = logging.getLogger(__name__)
 
 
 def check_counts(recipe: Recipe, data: ImageData, rows: torch.Tensor, what: str) -> None:
@@ -30,3 +35,14 @@ def check_counts(recipe: Recipe, data: ImageData, rows: torch.Tensor, what: str)
             raise DataError(
                 f"class {name} has {count} {what}, {fewer}: add images{less} (a run that has begun then needs a new --out)"
             )
+
+
+def warn_of_late_classes(head: Head, classes: list[str]) -> None:
+    """Say which classes have sub-centroids that were not started from data, for there never were enough features at once."""
+    if isinstance(head, DNCHead) and not bool(head.store.started.all()):
+        late = [at for at, started in enumerate(head.store.started.tolist()) if not started]
+        logger.warning(
+            "%d of %d classes have no sub-centroids from data yet (%s): never were %d images of one at hand at once; raise "
+            "memory.capacity or data.batch_size, or lower head.n_subcentroids",
+            len(late), len(classes), ", ".join(classes[at] for at in late[:5]), int(head.store.is_open[late].sum(dim=1).min()),
+        )  # fmt: skip

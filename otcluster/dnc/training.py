@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import logging
 import math
 import time
 from collections.abc import Iterator
@@ -22,7 +19,7 @@ from otcluster.dnc.baselines import SimCLRHead
 from otcluster.dnc.checkpoint import load_checkpoint, save_checkpoint
 from otcluster.dnc.classifier import Classifier, build_classifier
 from otcluster.dnc.conversion import Conversion, blank, mixing
-from otcluster.dnc.counts import check_counts
+from otcluster.dnc.counts import check_counts, warn_of_late_classes
 from otcluster.dnc.data import ImageData, Split, epoch_batches, load_batches, load_data, seed_of
 from otcluster.dnc.distinctness import of_images, of_usage
 from otcluster.dnc.errors import DataError
@@ -39,10 +36,8 @@ from otcluster.dnc.schedules import learning_rate
 from otcluster.dnc.stopwatch import StepWatch, Times
 from otcluster.dnc.typical import find_typical
 from otcluster.runs.errors import RunError
-from otcluster.runs.files import write_text
+from otcluster.runs.files import write_table, write_text
 from otcluster.runs.interruption import Interrupted, caught_signals
-
-logger = logging.getLogger(__name__)
 
 _State = tuple[dict[str, torch.Tensor], dict[str, Any]]
 """Of the model, and of optimizer and loop."""
@@ -263,8 +258,8 @@ class _Training:
                 raise Interrupted(signum, f"after step {loop.step}")
         if todo:  # before the evaluation, which a broken image or a signal may end and which is repeated from here
             self._save()
-        if loop.epoch in (0, recipe.train.epochs - 1):
-            self._warn_of_late_classes()
+        if loop.epoch in (0, recipe.train.epochs - 1) and self.ranks.is_first:
+            warn_of_late_classes(self.model.head, self.data.classes)
         last = loop.epoch == recipe.train.epochs - 1
         due = last or (loop.epoch + 1) % recipe.train.test_every == 0
         test = self._evaluate(self.data.test).metrics(self.data.classes)["accuracy"] if due else None
@@ -303,16 +298,6 @@ class _Training:
         rest = torch.ones(len(self.data.train), dtype=torch.bool)
         rest[sorted(self.unreadable)] = False
         check_counts(self.recipe, self.data, rest, "training images that can be read")
-
-    def _warn_of_late_classes(self) -> None:
-        head = self.model.head
-        if self.ranks.is_first and isinstance(head, DNCHead) and not bool(head.store.started.all()):
-            names = [name for name, started in zip(self.data.classes, head.store.started.tolist(), strict=True) if not started]
-            logger.warning(
-                "%d of %d classes have no sub-centroids from data yet (%s): never were %d images of one at hand at once; raise "
-                "memory.capacity or data.batch_size, or lower head.n_subcentroids",
-                len(names), len(self.data.classes), ", ".join(names[:5]), self.recipe.head.n_subcentroids,
-            )  # fmt: skip
 
     def _step(self, images: torch.Tensor, labels: torch.Tensor, n: int) -> None:
         """Learn from a batch of ``n`` images, of which these are here."""
@@ -367,12 +352,7 @@ class _Training:
     def _write_history(self) -> None:
         if not self.loop.history or not self.ranks.is_first:
             return
-        text = io.StringIO()
-        columns = dict.fromkeys(name for row in self.loop.history for name in row)
-        writer = csv.DictWriter(text, fieldnames=list(columns), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.loop.history)
-        write_text(self.files.history, text.getvalue())
+        write_table(self.files.history, self.loop.history)
 
     def _finish(self) -> dict[str, Any]:
         """Everything that follows from the trained model: results and pictures. ``metrics.json`` comes last, as the mark."""
