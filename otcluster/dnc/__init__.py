@@ -11,8 +11,10 @@ from otcluster.dnc.baselines import LinearHead
 from otcluster.dnc.head import DNCHead
 
 _ON_USE = {
+    "Ablation": "otcluster.dnc.ablations.plan",
     "Classifier": "otcluster.dnc.classifier",
     "Recipe": "otcluster.dnc.recipe",
+    "ablate": "otcluster.dnc.ablations.work",
     "evaluate": "otcluster.dnc.evaluation",
     "load_recipe": "otcluster.dnc.recipe",
     "load_run": "otcluster.dnc.run",
@@ -20,7 +22,19 @@ _ON_USE = {
     "train": "otcluster.dnc.training",
 }
 
-__all__ = ["Classifier", "DNCHead", "LinearHead", "Recipe", "evaluate", "load_recipe", "load_run", "predict", "train"]
+__all__ = [
+    "Ablation",
+    "Classifier",
+    "DNCHead",
+    "LinearHead",
+    "Recipe",
+    "ablate",
+    "evaluate",
+    "load_recipe",
+    "load_run",
+    "predict",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,3 +1,5 @@
+from otcluster.dnc.ablations.plan import Ablation as Ablation
+from otcluster.dnc.ablations.work import ablate as ablate
 from otcluster.dnc.baselines import LinearHead as LinearHead
 from otcluster.dnc.classifier import Classifier as Classifier
 from otcluster.dnc.evaluation import evaluate as evaluate

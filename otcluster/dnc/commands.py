@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from safetensors.torch import save
 
+from otcluster.dnc.ablations.command import ablate_command, ablations_command
 from otcluster.dnc.evaluation import evaluate
 from otcluster.dnc.prediction import predict
 from otcluster.dnc.progress import Terminal
@@ -23,6 +24,8 @@ from otcluster.runs.guard import guarded
 from otcluster.runs.ranks import disconnect, need_one_process
 
 app = typer.Typer(no_args_is_help=True, help="Deep Nearest Centroids: train, evaluate and predict.")
+app.command("ablate")(ablate_command)
+app.command("ablations")(ablations_command)
 
 _Data = Annotated[str | None, typer.Option("--data", metavar="DIR", help="Folder with train/<class>/* and test/<class>/*.")]
 _Run = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run.")]

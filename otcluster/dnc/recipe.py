@@ -218,7 +218,7 @@ def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
             raise RecipeError(f"cannot read recipe {name}: {getattr(error, 'strerror', None) or error}") from None
     else:
         raise RecipeError(
-            f"there is no recipe {name!r}{_nearest(name, recipe_names())}: choose one of {', '.join(recipe_names())}"
+            f"there is no recipe {name!r}{nearest_name(name, recipe_names())}: choose one of {', '.join(recipe_names())}"
         )
     for change in changes:
         if "=" not in change or change.startswith("="):
@@ -295,10 +295,11 @@ def _nearest_key(name: str, beside: list[str]) -> str:
     """The keys that end alike in other groups, or else the one written most alike; ``beside`` are those of the same group."""
     known = _all_keys()
     same = [key for key in known if key.split(".")[1] == name.split(".")[-1]]
-    return f", did you mean {' or '.join(same)}?" if same else _nearest(name, beside + known)
+    return f", did you mean {' or '.join(same)}?" if same else nearest_name(name, beside + known)
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def nearest_name(name: str, known: list[str]) -> str:
+    """Words that suggest the one of ``known`` that is written most alike, if any is."""
     match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f", did you mean {match[0]}?" if match else ""
 
