@@ -28,6 +28,7 @@ PAGES = [
     "docs/kmeans.md",
     "docs/metrics.md",
     "docs/numerics.md",
+    "docs/serving.md",
     "docs/solvers.md",
     "docs/stores.md",
 ]

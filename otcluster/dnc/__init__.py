@@ -15,9 +15,12 @@ _ON_USE = {
     "Classifier": "otcluster.dnc.classifier",
     "Recipe": "otcluster.dnc.recipe",
     "ablate": "otcluster.dnc.ablations.work",
+    "export": "otcluster.dnc.exporting",
     "evaluate": "otcluster.dnc.evaluation",
     "load_recipe": "otcluster.dnc.recipe",
     "load_run": "otcluster.dnc.run",
+    "Predictions": "otcluster.dnc.serving",
+    "replace_classifier": "otcluster.dnc.replacing",
     "predict": "otcluster.dnc.prediction",
     "train": "otcluster.dnc.training",
 }
@@ -27,12 +30,15 @@ __all__ = [
     "Classifier",
     "DNCHead",
     "LinearHead",
+    "Predictions",
     "Recipe",
     "ablate",
     "evaluate",
+    "export",
     "load_recipe",
     "load_run",
     "predict",
+    "replace_classifier",
     "train",
 ]
 

@@ -3,9 +3,12 @@ from otcluster.dnc.ablations.work import ablate as ablate
 from otcluster.dnc.baselines import LinearHead as LinearHead
 from otcluster.dnc.classifier import Classifier as Classifier
 from otcluster.dnc.evaluation import evaluate as evaluate
+from otcluster.dnc.exporting import export as export
 from otcluster.dnc.head import DNCHead as DNCHead
 from otcluster.dnc.prediction import predict as predict
 from otcluster.dnc.recipe import Recipe as Recipe
 from otcluster.dnc.recipe import load_recipe as load_recipe
+from otcluster.dnc.replacing import replace_classifier as replace_classifier
 from otcluster.dnc.run import load_run as load_run
+from otcluster.dnc.serving import Predictions as Predictions
 from otcluster.dnc.training import train as train

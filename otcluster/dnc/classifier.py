@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import timm
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from otcluster.dnc.baselines import LinearHead
 from otcluster.dnc.errors import RecipeError
 from otcluster.dnc.head import DNCHead
+from otcluster.dnc.serving import Images, Predictions, predict_images
 from otcluster.solvers import LogSinkhorn, Nearest, SinkhornKnopp, Solver
 
 if TYPE_CHECKING:
@@ -24,6 +27,8 @@ class Classifier(nn.Module):
         backbone: A module from images (n, channels, height, width) to features (n, dim), such as a timm model with
             ``num_classes=0``.
         head: :class:`DNCHead`, :class:`LinearHead`, or any module from features to logits with a method ``observe``.
+        convert: How a picture of PIL becomes a tensor (channels, height, width), for :meth:`predict`.
+        classes: Names of the classes.
 
     Raises:
         TypeError: The head has no method ``observe``.
@@ -34,12 +39,21 @@ class Classifier(nn.Module):
         torch.Size([2, 3])
     """
 
-    def __init__(self, backbone: nn.Module, head: DNCHead | LinearHead) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: DNCHead | LinearHead,
+        *,
+        convert: Callable[[Image.Image], Tensor] | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> None:
         super().__init__()
         if not callable(getattr(head, "observe", None)):
             raise TypeError(f"head must have a method observe(features, labels), as DNCHead and LinearHead have, got {head!r}")
         self.backbone = backbone
         self.head = head
+        self.convert = convert
+        self.classes = None if classes is None else list(classes)
 
     def features(self, images: Tensor) -> Tensor:
         """Pooled features, (n, dim), of images."""
@@ -48,6 +62,29 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits, (n, n_classes), of images."""
         return self.head(self.features(images))
+
+    def predict(self, images: Images, *, batch_size: int = 256) -> Predictions:
+        """Classify images in evaluation mode and without gradients, whatever mode the model is in; it stays in that mode.
+
+        Args:
+            images: A batch (n, channels, height, width); one image (channels, height, width); a picture of PIL, converted as
+                the training images of a run were; or a sequence of images or pictures that come out at one size.
+            batch_size: How many at once.
+
+        Returns:
+            Classes, shares, sub-centroids and features, on the device of the model.
+
+        Raises:
+            TypeError: They are nothing of that; or pictures, and the model was made without ``convert``.
+            ValueError: They have another shape, or ``batch_size`` is not positive.
+
+        Example:
+            >>> model = Classifier(nn.Flatten(), DNCHead(4, n_classes=3))
+            >>> found = model.predict(torch.rand(5, 1, 2, 2), batch_size=2)
+            >>> found.labels.shape, found.shares.shape, found.subcentroids.shape
+            (torch.Size([5]), torch.Size([5, 3]), torch.Size([5]))
+        """
+        return predict_images(self, images, batch_size)
 
 
 def build_classifier(recipe: Recipe, n_classes: int) -> Classifier:

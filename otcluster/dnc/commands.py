@@ -13,6 +13,7 @@ from safetensors.torch import save
 
 from otcluster.dnc.ablations.command import ablate_command, ablations_command
 from otcluster.dnc.evaluation import evaluate
+from otcluster.dnc.model_commands import export_command
 from otcluster.dnc.prediction import predict
 from otcluster.dnc.progress import Terminal
 from otcluster.dnc.recipe import at_folder, load_recipe, recipe_names
@@ -26,6 +27,7 @@ from otcluster.runs.ranks import disconnect, need_one_process
 app = typer.Typer(no_args_is_help=True, help="Deep Nearest Centroids: train, evaluate and predict.")
 app.command("ablate")(ablate_command)
 app.command("ablations")(ablations_command)
+app.command("export")(export_command)
 
 _Data = Annotated[str | None, typer.Option("--data", metavar="DIR", help="Folder with train/<class>/* and test/<class>/*.")]
 _Run = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run.")]

@@ -97,7 +97,7 @@ class DNCHead(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             unit = nn.functional.normalize(features.to(self.subcentroids.dtype), dim=-1)
             cosines = unit @ self.subcentroids.flatten(0, 1).T
-            cosines = cosines.view(len(unit), *self.subcentroids.shape[:2])
+            cosines = torch.unflatten(cosines, 1, self.subcentroids.shape[:2])
             return cosines if self.store.all_open else cosines.masked_fill(~self.store.is_open, -torch.inf)
 
     def forward(self, features: Tensor) -> Tensor:

@@ -183,7 +183,7 @@ _SEEDS = ("train.seed", "data.split_seed")
 _SEED_LIMIT = 2**63  # torch takes no larger ones
 _POSITIVE = ("head.temperature", "solver.epsilon", "optim.lr", "optim.gamma", "optim.power", "train.timeout")
 _SHARES = ("head.momentum", "optim.momentum", "optim.label_smoothing", "data.erasing", "train.ema")
-_FOLDS = 5
+FOLDS = 5
 _MAGNITUDES = 31  # of RandAugment
 
 
@@ -350,7 +350,7 @@ def _check_images(data: DataConfig) -> None:
         raise RecipeError(f"data.crop_share must be null or lie in (0, 1], got {data.crop_share}")
     if data.labels_per_class is not None and data.labels_per_class < 1:
         raise RecipeError(f"data.labels_per_class must be null or at least 1, got {data.labels_per_class}")
-    if not 0 <= data.fold < _FOLDS:
-        raise RecipeError(f"data.fold must be one of the {_FOLDS} folds 0 to {_FOLDS - 1}, got {data.fold}")
+    if not 0 <= data.fold < FOLDS:
+        raise RecipeError(f"data.fold must be one of the {FOLDS} folds 0 to {FOLDS - 1}, got {data.fold}")
     if data.rand_augment >= _MAGNITUDES:
         raise RecipeError(f"data.rand_augment must be a magnitude below {_MAGNITUDES}, got {data.rand_augment}")

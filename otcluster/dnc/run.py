@@ -11,6 +11,7 @@ from torch import nn
 
 from otcluster.dnc.checkpoint import checkpoints, load_checkpoint
 from otcluster.dnc.classifier import Classifier, build_classifier
+from otcluster.dnc.conversion import Conversion
 from otcluster.dnc.data import ImageData, Split, load_data, load_test
 from otcluster.dnc.recipe import DataConfig, ExplainConfig, Recipe, TrainConfig, at_folder, parse_text
 from otcluster.runs.errors import CheckpointError, RunError
@@ -190,6 +191,7 @@ def load_run(root: str | Path, *, data_dir: str | None = None) -> LoadedRun:
     restore(model, weights, files.checkpoints)
     if "average" in loop:
         restore(model.backbone, loop["average"], files.checkpoints)
+    model.classes, model.convert = list(loop["classes"]), Conversion(recipe.data, augment=False)
     return LoadedRun(files, recipe, list(loop["classes"]), model.eval())
 
 

@@ -63,7 +63,7 @@ def test_every_combination_is_a_variant_and_every_seed_and_split_a_run(tmp_path)
     assert made.variants[0].name == "head.kind=linear, head.momentum=0.1"
     assert {(run.seed, run.split) for run in made.runs} == set(itertools.product((5, 6), (0, 1)))
     for run in made.runs:
-        assert (run.recipe.train.seed, run.recipe.data.split_seed) == (run.seed, run.split)
+        assert (run.recipe.train.seed, run.recipe.data.fold) == (run.seed, run.split)
         assert f"head.kind={run.recipe.head.kind}, head.momentum={run.recipe.head.momentum}" == run.variant.name
     assert len({run.folder for run in made.runs}) == 24
     assert all(run.folder.startswith(f"head.kind={run.recipe.head.kind},_head.momentum=") for run in made.runs)

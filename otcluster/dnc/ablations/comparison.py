@@ -19,7 +19,7 @@ class Outcome:
     Attributes:
         variant: Name of its variant.
         seed: ``train.seed``.
-        split: ``data.split_seed``.
+        split: Which way of holding out test images.
         folder: Where it lies, below the directory of the ablation.
         accuracy: On the test images, in [0, 1]; None where it has not ended well.
         seconds: How long it trained.

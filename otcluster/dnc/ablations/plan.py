@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from otcluster.dnc.ablations.variants import Axis, Variant, combined
 from otcluster.dnc.errors import RecipeError
-from otcluster.dnc.recipe import Recipe, at_folder, load_recipe
+from otcluster.dnc.recipe import FOLDS, DataConfig, Recipe, at_folder, load_recipe
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class Run:
     Attributes:
         variant: Whose run it is.
         seed: ``train.seed``.
-        split: ``data.split_seed``.
+        split: Which way of holding out test images, from 0: a fold of the recipe's five, then of those of the next
+            ``data.split_seed``.
         recipe: What is trained.
         folder: Where, below the directory of the ablation.
     """
@@ -65,7 +66,7 @@ class Ablation:
             changes: Those of all variants, ``key=value`` each.
             axes: What is varied, from :func:`otcluster.dnc.ablations.variants.vary` and its siblings; all are combined.
             seeds: How many; the first is ``train.seed`` of the recipe.
-            splits: How many ways of holding out test images; the first is ``data.split_seed`` of the recipe.
+            splits: How many ways of holding out test images; the first is the recipe's own, five are its five folds.
             data: Folder of the images, for recipes that need one.
 
         Raises:
@@ -89,11 +90,16 @@ class Ablation:
         for at_split in range(splits):
             for at_seed in range(seeds):
                 for variant, base in zip(variants, bases, strict=True):
-                    seed, split = base.train.seed + at_seed, base.data.split_seed + at_split
-                    whole = replace(base, train=replace(base.train, seed=seed), data=replace(base.data, split_seed=split))
-                    folder = f"seed-{seed}" if at_split == 0 else f"split-{split}-seed-{seed}"
-                    runs.append(Run(variant, seed, split, whole, f"{variant.folder}/{folder}"))
+                    seed = base.train.seed + at_seed
+                    whole = replace(base, train=replace(base.train, seed=seed), data=_held_out(base.data, at_split))
+                    folder = f"seed-{seed}" if at_split == 0 else f"split-{at_split}-seed-{seed}"
+                    runs.append(Run(variant, seed, at_split, whole, f"{variant.folder}/{folder}"))
         return cls(bases[0].name, tuple(axes), tuple(variants), tuple(runs))
+
+
+def _held_out(data: DataConfig, split: int) -> DataConfig:
+    """The images of a split: the five folds first, which hold out each image once, then those of the next seed."""
+    return replace(data, fold=(data.fold + split) % FOLDS, split_seed=data.split_seed + split // FOLDS)
 
 
 def _check_once(variants: Sequence[Variant], changes: Sequence[str]) -> None:

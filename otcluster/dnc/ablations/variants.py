@@ -21,8 +21,8 @@ from otcluster.dnc.recipe import nearest_name
 _PACKAGE = "otcluster.dnc.ablations"
 _OPENING, _CLOSING, _QUOTES = "[{(", "]})", "'\""
 _LONGEST_NAME = 100
-# A number of several runs each has: what --seeds and --splits give.
-_REPEATS = {"train.seed": "--seeds", "data.split_seed": "--splits"}
+# What the runs of a variant differ in, and the option that gives it.
+_REPEATS = {"train.seed": "--seeds", "data.split_seed": "--splits", "data.fold": "--splits"}
 
 
 @dataclass(frozen=True)
