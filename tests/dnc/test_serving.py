@@ -139,7 +139,7 @@ def test_a_replaced_head_follows_the_device_and_dtype_of_the_model():
         assert all(tensor.device.type == "meta" for tensor in (*new.head.parameters(), *new.head.buffers()))
         dtypes = {tensor.dtype for tensor in new.head.parameters()} or {new.head.subcentroids.dtype}
         assert dtypes == ({torch.float32} if isinstance(head, DNCHead) else {torch.bfloat16})
-    learns = replace_classifier(timm.create_model("test_resnet").to(torch.bfloat16), DNCHead(384, n_classes=2, memory=16))
+    learns = replace_classifier(timm.create_model("test_resnet").to(torch.bfloat16), DNCHead(96, n_classes=2, memory=16))
     features = learns.features(torch.rand(8, 3, 32, 32, dtype=torch.bfloat16))
     learns.head.observe(features, torch.arange(8) % 2)
     assert learns.head.store.started.all()
