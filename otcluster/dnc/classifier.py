@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from otcluster.dnc.baselines import LinearHead
+from otcluster.dnc.classes import append_class, drop_class, need_subcentroids
 from otcluster.dnc.errors import RecipeError
 from otcluster.dnc.head import DNCHead
 from otcluster.dnc.serving import Images, Predictions, predict_images
@@ -85,6 +86,66 @@ class Classifier(nn.Module):
             (torch.Size([5]), torch.Size([5, 3]), torch.Size([5]))
         """
         return predict_images(self, images, batch_size)
+
+    def add_class(self, images: Images, name: str, *, n_subcentroids: int | None = None, batch_size: int = 256) -> int:
+        """Let a model know one more class without training: its sub-centroids are those of its images' features.
+
+        They are found as training finds them: k-means++, the solver of the head, means. No weight changes, and nothing of the
+        other classes.
+
+        Args:
+            images: Images as for :meth:`predict`, not augmented; or features (n, dim).
+            name: Of the class.
+            n_subcentroids: How many, at most one for each image. Default: as many as the other classes have, where there are so
+                many images.
+            batch_size: How many images at once.
+
+        Returns:
+            Its label, the largest.
+
+        Raises:
+            TypeError: The head has no sub-centroids, or the images are none.
+            ValueError: There is a class of this name, no images, or fewer than sub-centroids.
+
+        Example:
+            >>> model = Classifier(nn.Flatten(), DNCHead(4, n_classes=2), classes=["cat", "dog"])
+            >>> model.add_class(torch.rand(8, 1, 2, 2), "owl"), model.classes
+            (2, ['cat', 'dog', 'owl'])
+            >>> model.remove_class("dog"), model.classes, model(torch.rand(1, 1, 2, 2)).shape
+            (1, ['cat', 'owl'], torch.Size([1, 2]))
+        """
+        head, names = need_subcentroids(self.head), self._names()
+        if name in names:
+            raise ValueError(f"there is a class {name} already: give the new one another name")
+        given = isinstance(images, Tensor) and images.ndim == 2
+        features = images if given else self.predict(images, batch_size=batch_size).features
+        append_class(head, features, n_subcentroids)  # type: ignore[arg-type]
+        self.classes = [*names, name]
+        return len(names)
+
+    def remove_class(self, name: str) -> int:
+        """Let a model forget a class. Labels of later classes move down.
+
+        Args:
+            name: Of the class; its label as text, where the classes have no names.
+
+        Returns:
+            The label that it had.
+
+        Raises:
+            TypeError: The head has no sub-centroids.
+            ValueError: There is no such class, or no other.
+        """
+        head, names = need_subcentroids(self.head), self._names()
+        if name not in names:
+            raise ValueError(f"there is no class {name!r}, only {', '.join(names[:20])}")
+        label = names.index(name)
+        drop_class(head, label)
+        self.classes = [each for each in names if each != name]
+        return label
+
+    def _names(self) -> list[str]:
+        return self.classes or [str(label) for label in range(need_subcentroids(self.head).n_classes)]
 
 
 def build_classifier(recipe: Recipe, n_classes: int) -> Classifier:

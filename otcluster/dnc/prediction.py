@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import ImageOps
+from PIL import Image, ImageOps
 from torch import nn
 
 from otcluster.dnc.pictures import open_image
@@ -68,13 +68,9 @@ def predict(run: LoadedRun, paths: Sequence[str | Path], *, invert: bool = False
         (True, 3)
     """
     typical = TypicalImages.load(run.files)
-    background = "black" if run.recipe.data.kind == "digits" and not invert else "white"
     found = []
     for path in paths:
-        image = open_image(Path(path), background=background)
-        if invert:
-            image = ImageOps.invert(image)
-        said = run.model.predict(image)
+        said = run.model.predict(read_picture(run, path, invert=invert))
         label = int(said.labels[0])
         won = None if said.subcentroids is None else int(said.subcentroids[0])
         own = typical.of(label, won or 0)
@@ -85,3 +81,14 @@ def predict(run: LoadedRun, paths: Sequence[str | Path], *, invert: bool = False
         nearest = list(zip(names, best.values.tolist(), strict=True))
         found.append(Prediction(str(path), run.classes[label], share, None if won is None else won + 1, nearest))
     return found
+
+
+def read_picture(run: LoadedRun, path: str | Path, *, invert: bool) -> Image.Image:
+    """A user's picture. What is transparent is white paper, and black with digits that are not inverted.
+
+    Raises:
+        DataError: It cannot be read as an image.
+    """
+    background = "black" if run.recipe.data.kind == "digits" and not invert else "white"
+    image = open_image(Path(path), background=background)
+    return ImageOps.invert(image) if invert else image

@@ -52,6 +52,8 @@ class BackboneConfig:
     pretrained: bool = False
     stem: str = "imagenet"
     options: dict[str, Any] = field(default_factory=dict)
+    init_from: str | None = None
+    init_digest: str | None = None
 
 
 @dataclass
@@ -256,6 +258,12 @@ def at_folder(recipe: Recipe, folder: str) -> Recipe:
     return replace(recipe, data=replace(recipe.data, dir=os.path.abspath(os.path.expanduser(folder))))
 
 
+def init_from_run(recipe: Recipe, run: str) -> Recipe:
+    """The recipe with a backbone that begins with the weights of a run, whose directory is made absolute."""
+    place = os.path.abspath(os.path.expanduser(run))
+    return replace(recipe, backbone=replace(recipe.backbone, init_from=place))
+
+
 def parse_recipe(values: Any, source: str) -> Recipe:
     """Check plain values against the types of :class:`Recipe`.
 
@@ -325,6 +333,8 @@ def _check_values(recipe: Recipe) -> None:
         if not 0 <= value(key) <= 1:
             raise RecipeError(f"{key} must lie in [0, 1], got {value(key)}")
     _check_images(recipe.data)
+    if recipe.backbone.init_from is not None and recipe.backbone.pretrained:
+        raise RecipeError("backbone.init_from and backbone.pretrained=true both say with which weights to begin: leave one out")
     if recipe.train.ema == 1:
         raise RecipeError("train.ema must be less than 1, or the average would stay at the first weights")
     if sorted(recipe.optim.milestones) != recipe.optim.milestones:

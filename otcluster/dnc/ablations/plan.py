@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from otcluster.dnc.ablations.variants import Axis, Variant, combined
 from otcluster.dnc.errors import RecipeError
 from otcluster.dnc.recipe import FOLDS, DataConfig, Recipe, at_folder, load_recipe
+from otcluster.dnc.transfer import starting_point
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,8 @@ def _recipe_of(name: str, changes: Sequence[str], variant: Variant, data: str | 
     except RecipeError as error:
         raise RecipeError(f"variant {variant.name}: {error}") from None
     folder = recipe.data.dir if data is None else data
-    return recipe if folder is None else at_folder(recipe, folder)
+    recipe = recipe if folder is None else at_folder(recipe, folder)
+    return starting_point(recipe)[0]  # as its run will keep it
 
 
 def _check_different(variants: Sequence[Variant], recipes: Sequence[Recipe]) -> None:
