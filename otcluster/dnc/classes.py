@@ -12,6 +12,8 @@ from otcluster.dnc.head import DNCHead
 from otcluster.stores.centroids import CentroidStore
 from otcluster.stores.queue import MemoryQueue
 
+# A class that training has not drawn together is spread wider, and takes more sub-centroids to describe than the others.
+_TIMES_AS_MANY = 4
 _ROUNDS = 50  # after which sub-centroids that still move are taken as they are
 
 
@@ -24,7 +26,7 @@ def append_class(head: DNCHead, features: Tensor, n_subcentroids: int | None = N
     Args:
         head: Changed in place.
         features: (n, dim), at least one.
-        n_subcentroids: How many; at most n. Default: as many as other classes have at most, or n where that is less.
+        n_subcentroids: How many; at most n. Default: four times as many as other classes have at most, or n where that is less.
 
     Raises:
         ValueError: The features have another shape or are not finite, or there are fewer than sub-centroids.
@@ -32,7 +34,7 @@ def append_class(head: DNCHead, features: Tensor, n_subcentroids: int | None = N
     store = head.store
     if features.ndim != 2 or features.shape[1] != store.dim or not len(features):
         raise ValueError(f"features must have shape (n, {store.dim}), n at least 1, got {tuple(features.shape)}")
-    k = min(store.n_centroids, len(features)) if n_subcentroids is None else n_subcentroids
+    k = min(_TIMES_AS_MANY * max(counts_of(head)), len(features)) if n_subcentroids is None else n_subcentroids
     if not 1 <= k <= len(features):
         raise ValueError(f"n_subcentroids must lie in 1 to {len(features)}, the number of images, got {k}")
     alone = DNCHead(store.dim, 1, n_subcentroids=k, momentum=0.0, memory=0, solver=head.solver, seed=head.seed)

@@ -25,7 +25,15 @@ _BATCH = 256
 _NOT_TRAINED = "classes were added or removed"  # in place of the fingerprint of training images: no training goes on from here
 
 
-def add_class(run: LoadedRun, name: str, paths: Sequence[str | Path], out: str | Path, *, invert: bool = False) -> LoadedRun:
+def add_class(
+    run: LoadedRun,
+    name: str,
+    paths: Sequence[str | Path],
+    out: str | Path,
+    *,
+    n_subcentroids: int | None = None,
+    invert: bool = False,
+) -> LoadedRun:
     """Give a trained run one more class, without training, and write the result to a directory of its own.
 
     Args:
@@ -34,6 +42,7 @@ def add_class(run: LoadedRun, name: str, paths: Sequence[str | Path], out: str |
         paths: Image files, or folders of them.
         out: Directory of the new run, which must not exist. It is evaluated, predicts and is exported as any other; it is not
             trained on.
+        n_subcentroids: As for :meth:`otcluster.dnc.Classifier.add_class`.
         invert: Swap dark and light first, as for prediction.
 
     Returns:
@@ -52,7 +61,7 @@ def add_class(run: LoadedRun, name: str, paths: Sequence[str | Path], out: str |
     ]
     whole = torch.cat(features)
     try:
-        label = run.model.add_class(whole, name)
+        label = run.model.add_class(whole, name, n_subcentroids=n_subcentroids)
     except (TypeError, ValueError) as error:
         raise RunError(f"{run.files.root}: {error}") from error
     return _write(run, files, _with_class(run, typical, whole.cpu(), [str(path) for path in found], label))

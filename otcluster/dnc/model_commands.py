@@ -40,13 +40,16 @@ def add_class_command(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Of the class.")],
     images: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")],
     out: _Out,
+    n_subcentroids: Annotated[
+        int | None, typer.Option("--subcentroids", min=1, help="How many. Default: four times as many as other classes have.")
+    ] = None,
     invert: Annotated[bool, typer.Option("--invert", help="Swap dark and light first.")] = False,
 ) -> None:
     """Let a run know one more class without training, and write the result as a run of its own."""
 
     def action() -> None:
         need_one_process("add-class")
-        added = add_class(load_run(run), name, images, out, invert=invert)
+        added = add_class(load_run(run), name, images, out, n_subcentroids=n_subcentroids, invert=invert)
         typer.echo(f"{out} knows {len(added.classes)} classes, {name} with them")
 
     guarded(action)
