@@ -17,7 +17,6 @@ from benchmarks.timing import Measured, ratio, versions
 _TURN = 0.02  # seconds
 _MOST_CALLS = 50
 _SLOW = 1.0  # seconds; who takes longer is called once a turn, in few turns
-_LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx")
 
 
 class Place:
@@ -75,16 +74,18 @@ class Place:
         return measured
 
     def launches(self, call: Callable[[], Any]) -> int | None:
-        """How many kernels a call launches; None on the host."""
+        """How many kernels a call launches; None where that cannot be seen."""
         if not self.is_cuda:
             return None
+        from torch.autograd import DeviceType
         from torch.profiler import ProfilerActivity, profile
 
         call()
-        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
+        with profile(activities=[ProfilerActivity.CUDA]) as found:
             call()
             self.wait()
-        return sum(event.count for event in found.key_averages() if event.key in _LAUNCHES)
+        kernels = [each for each in found.events() if each.device_type == DeviceType.CUDA and not each.name.startswith("Mem")]
+        return len(kernels) or None
 
     @functools.cached_property
     def bandwidth(self) -> float:
@@ -137,7 +138,7 @@ class Place:
         them, us = measured["theirs"], measured["ours"]
         peer_error, error = errors(them.answer, us.answer)
         if launches:
-            what = f"{what}; launches: {self.launches(theirs)} / {self.launches(ours)}"
+            what = f"{what}; kernels launched: {self.launches(theirs) or '–'} / {self.launches(ours) or '–'}"
         flops = floor_flops / self.rate(floor_dtype) if floor_flops else 0.0
         yield Row(
             case=case,

@@ -24,6 +24,7 @@ PAGES = [
     "docs/curation.md",
     "docs/distributed.md",
     "docs/dnc.md",
+    "docs/rivals.md",
     "docs/estimators.md",
     "docs/kmeans.md",
     "docs/metrics.md",

@@ -21,7 +21,7 @@ ABOUT = (
 `SinkhornKnopp` with groups beside the recipe in a loop over them, presorted. Then the clustering step of Deep Nearest
 Centroids: cosines to the centroids of the own class, three rounds, and a momentum step of a `CentroidStore`, without checks,
 beside a loop over the classes; and `DNCHead.observe` in training, which remembers features too and goes to its tolerance,
-beside the same loop over what is remembered, with three rounds. Launches are of kernels. Error *plan*: the largest difference
+beside the same loop over what is remembered, with three rounds. Error *plan*: the largest difference
 of an entry to the recipe in float64; *centroids*: the largest difference of a coordinate between the two, where a label near a
 tie may differ. Floor: scores and groups read once a round and once for the answer; of steps, the features read twice and the
 centroids read and written, or the products of features and centroids where that is more.""",
@@ -62,7 +62,6 @@ def _groups(place: Place, largest: int) -> Iterator[Row]:
             errors=lambda _, __: errors,
             floor_bytes=4 * (scores.nbytes + groups.nbytes),
             repeats=5,
-            launches=True,
         )
 
 
@@ -108,7 +107,6 @@ def _step(place: Place) -> Iterator[Row]:
             errors=lambda _, __: (None, error),
             floor_bytes=features.nbytes + 2 * theirs.nbytes,
             repeats=5,
-            launches=True,
         )
 
 

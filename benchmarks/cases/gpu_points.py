@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import torch
@@ -70,7 +71,7 @@ def _kmeans(place: Place, dtype: torch.dtype) -> Iterator[Row]:
         if what == "noise":
             x = torch.randn(n, d, device=place.device, generator=torch.Generator(place.device).manual_seed(0)).to(dtype)
         else:
-            x = torch.from_numpy(clustered_vectors(n, d=d, n_true=2 * k)).to(place.device, dtype)
+            x = _clustered(n, d, 2 * k).to(place.device, dtype)
         start = x[torch.randperm(n, generator=torch.Generator().manual_seed(1))[:k].to(place.device)].float()
         yield from place.compared(
             "gpu_points",
@@ -85,6 +86,11 @@ def _kmeans(place: Place, dtype: torch.dtype) -> Iterator[Row]:
             repeats=5,
             target=1,
         )
+
+
+@functools.cache
+def _clustered(n: int, d: int, n_true: int) -> Tensor:
+    return torch.from_numpy(clustered_vectors(n, d=d, n_true=n_true)).float()
 
 
 def _above(theirs: float, ours: float) -> tuple[float, float]:

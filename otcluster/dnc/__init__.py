@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from otcluster.dnc.baselines import LinearHead
+from otcluster.dnc.baselines import DeepNCMHead, KNNHead, LinearHead, SimCLRHead
 from otcluster.dnc.head import DNCHead
+from otcluster.dnc.scaling import FixedTemperature, LearntTemperature, ScoreNorm
 
 _ON_USE = {
     "Ablation": "otcluster.dnc.ablations.plan",
@@ -17,6 +18,7 @@ _ON_USE = {
     "ablate": "otcluster.dnc.ablations.work",
     "export": "otcluster.dnc.exporting",
     "evaluate": "otcluster.dnc.evaluation",
+    "evaluate_readouts": "otcluster.dnc.readouts",
     "load_recipe": "otcluster.dnc.recipe",
     "load_run": "otcluster.dnc.run",
     "Predictions": "otcluster.dnc.serving",
@@ -29,11 +31,18 @@ __all__ = [
     "Ablation",
     "Classifier",
     "DNCHead",
+    "DeepNCMHead",
+    "FixedTemperature",
+    "KNNHead",
+    "LearntTemperature",
     "LinearHead",
     "Predictions",
     "Recipe",
+    "ScoreNorm",
+    "SimCLRHead",
     "ablate",
     "evaluate",
+    "evaluate_readouts",
     "export",
     "load_recipe",
     "load_run",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from otcluster.dnc.head import DNCHead
+from otcluster.dnc.scaling import ScoreNorm
 from otcluster.stores.centroids import CentroidStore
 from otcluster.stores.queue import MemoryQueue
 
@@ -37,7 +38,9 @@ def append_class(head: DNCHead, features: Tensor, n_subcentroids: int | None = N
     k = min(_TIMES_AS_MANY * max(counts_of(head)), len(features)) if n_subcentroids is None else n_subcentroids
     if not 1 <= k <= len(features):
         raise ValueError(f"n_subcentroids must lie in 1 to {len(features)}, the number of images, got {k}")
-    alone = DNCHead(store.dim, 1, n_subcentroids=k, momentum=0.0, memory=0, solver=head.solver, seed=head.seed)
+    alone = DNCHead(
+        store.dim, 1, n_subcentroids=k, momentum=0.0, memory=0, solver=head.solver, seed=head.seed, metric=store.metric
+    )
     alone.to(store.centroids)
     labels = torch.zeros(len(features), dtype=torch.int64, device=features.device)
     for _ in range(_ROUNDS):
@@ -86,11 +89,13 @@ def give_counts(head: DNCHead, counts: Sequence[int]) -> None:
 
 
 def need_subcentroids(head: nn.Module) -> DNCHead:
-    """The head, which must be one of sub-centroids.
+    """The head, which must be one of sub-centroids and without weights for each class.
 
     Raises:
         TypeError: It is not.
     """
+    if isinstance(head, DNCHead) and isinstance(head.scaling, ScoreNorm):
+        raise TypeError("classes cannot come and go without training with head.scaling=layer_norm, which has weights for each")
     if not isinstance(head, DNCHead):
         raise TypeError(f"classes come and go without training where a head has sub-centroids, and this is {head!r}")
     return head

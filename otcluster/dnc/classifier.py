@@ -10,15 +10,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from otcluster.dnc.baselines import LinearHead
 from otcluster.dnc.classes import append_class, drop_class, need_subcentroids
 from otcluster.dnc.errors import RecipeError
-from otcluster.dnc.head import DNCHead
+from otcluster.dnc.heads import Head, build_head
 from otcluster.dnc.serving import Images, Predictions, predict_images
-from otcluster.solvers import LogSinkhorn, Nearest, SinkhornKnopp, Solver
 
 if TYPE_CHECKING:
-    from otcluster.dnc.recipe import DataConfig, Recipe, SolverConfig
+    from otcluster.dnc.recipe import DataConfig, Recipe
 
 
 class Classifier(nn.Module):
@@ -27,7 +25,8 @@ class Classifier(nn.Module):
     Args:
         backbone: A module from images (n, channels, height, width) to features (n, dim), such as a timm model with
             ``num_classes=0``.
-        head: :class:`DNCHead`, :class:`LinearHead`, or any module from features to logits with a method ``observe``.
+        head: :class:`DNCHead`, :class:`LinearHead`, another head of this package, or any module from features to logits with a
+            method ``observe``.
         convert: How a picture of PIL becomes a tensor (channels, height, width), for :meth:`predict`.
         classes: Names of the classes.
 
@@ -35,6 +34,7 @@ class Classifier(nn.Module):
         TypeError: The head has no method ``observe``.
 
     Example:
+        >>> from otcluster.dnc import DNCHead
         >>> model = Classifier(nn.Flatten(), DNCHead(4, n_classes=3))
         >>> model(torch.rand(2, 1, 2, 2)).shape
         torch.Size([2, 3])
@@ -43,7 +43,7 @@ class Classifier(nn.Module):
     def __init__(
         self,
         backbone: nn.Module,
-        head: DNCHead | LinearHead,
+        head: Head,
         *,
         convert: Callable[[Image.Image], Tensor] | None = None,
         classes: Sequence[str] | None = None,
@@ -148,11 +148,16 @@ class Classifier(nn.Module):
         return self.classes or [str(label) for label in range(need_subcentroids(self.head).n_classes)]
 
 
-def build_classifier(recipe: Recipe, n_classes: int) -> Classifier:
+def build_classifier(recipe: Recipe, n_classes: int, class_sizes: Sequence[int] | None = None) -> Classifier:
     """The model of a recipe, with the weights that its seed gives.
 
+    Args:
+        recipe: What to build.
+        n_classes: Number of classes.
+        class_sizes: How many training images each class has; needed for ``head.allocation=by_size``.
+
     Raises:
-        RecipeError: timm knows no such backbone, or it does not take images of this size.
+        RecipeError: timm knows no such backbone, it does not take images of this size, or the sizes are needed.
     """
     with torch.random.fork_rng():
         torch.manual_seed(recipe.train.seed)
@@ -174,19 +179,8 @@ def build_classifier(recipe: Recipe, n_classes: int) -> Classifier:
                 f"backbone.stem={recipe.backbone.stem}, backbone.options={recipe.backbone.options}, "
                 f"data.channels={recipe.data.channels} and data.image_size={recipe.data.image_size}: {error}"
             ) from error
-        if recipe.head.kind == "linear":
-            return Classifier(backbone, LinearHead(dim, n_classes))
-        head = DNCHead(
-            dim,
-            n_classes,
-            n_subcentroids=recipe.head.n_subcentroids,
-            momentum=recipe.head.momentum,
-            temperature=recipe.head.temperature,
-            memory=recipe.memory.capacity,
-            solver=build_solver(recipe.solver),
-            seed=recipe.train.seed,
-        )
-        return Classifier(backbone, head)
+        backbone.requires_grad_(not recipe.backbone.frozen)
+        return Classifier(backbone, build_head(recipe, dim, n_classes, class_sizes))
 
 
 def _small_stem(backbone: nn.Module) -> None:
@@ -210,11 +204,3 @@ def _feature_length(backbone: nn.Module, config: DataConfig) -> int:
     if features.ndim != 2:
         raise ValueError(f"its features have shape {tuple(features.shape)}, (1, length) is needed")
     return int(features.shape[1])
-
-
-def build_solver(config: SolverConfig) -> Solver:
-    """The solver of a recipe."""
-    if config.kind == "nearest":
-        return Nearest()
-    kind = LogSinkhorn if config.kind == "log_sinkhorn" else SinkhornKnopp
-    return kind(epsilon=config.epsilon, max_iter=config.max_iter, tol=config.tol)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -16,6 +16,7 @@ from otcluster.dnc.evaluation import evaluate
 from otcluster.dnc.model_commands import add_class_command, export_command, remove_class_command
 from otcluster.dnc.prediction import predict
 from otcluster.dnc.progress import Terminal
+from otcluster.dnc.readouts import READOUT_NAMES, evaluate_readouts, usual_readouts
 from otcluster.dnc.recipe import at_folder, load_recipe, recipe_names
 from otcluster.dnc.run import load_run
 from otcluster.dnc.training import train
@@ -67,7 +68,11 @@ def train_command(
             metrics = train(chosen, root, init_from=init_from, progress=terminal)
         disconnect()
         if os.environ.get("RANK", "0") == "0":
-            _say(f"test accuracy {metrics['test']['accuracy']:.4f} after {metrics['seconds']:.0f} s, in {root}")
+            share = metrics.get("dnc_share")
+            step = "" if share is None else f", {share:.1%} of a step for the sub-centroids"
+            for name, found in metrics.get("readouts", {}).items():
+                _say(f"test accuracy {found['accuracy']:.4f} by {name} on its features")
+            _say(f"test accuracy {metrics['test']['accuracy']:.4f} after {metrics['seconds']:.0f} s{step}, in {root}")
 
     guarded(action)
 
@@ -77,23 +82,38 @@ def eval_command(
     run: _Run,
     data: _Data = None,
     features: Annotated[
-        Path | None, typer.Option("--features", metavar="FILE", help="Save features, labels and predictions (safetensors).")
+        Path | None,
+        typer.Option("--features", metavar="FILE", help="Save features, labels, indices and predictions (safetensors)."),
+    ] = None,
+    split: Annotated[
+        Literal["test", "train"], typer.Option("--split", help="Which images; those of training are not augmented.")
+    ] = "test",
+    readouts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--readout",
+            metavar="NAME",
+            help=f"Also classify by the features of the training images: {', '.join(READOUT_NAMES)}. May be repeated.",
+        ),
     ] = None,
 ) -> None:
-    """Evaluate a run on its test images."""
+    """Evaluate a run on its images, by its head and by readouts of its features."""
 
     def action() -> None:
         need_one_process("eval")
         loaded = load_run(run, data_dir=data)
-        result = evaluate(loaded.model, loaded.load_test(), loaded.recipe.data)
+        images = loaded.load_test() if split == "test" else loaded.load_data().train
+        result = evaluate(loaded.model, images, loaded.recipe.data)
         if features is not None:
-            tensors = {"features": result.features, "labels": result.labels, "predictions": result.predictions}
+            tensors = {name: getattr(result, name) for name in ("features", "labels", "indices", "predictions")}
             with replaced(features) as temporary:
                 temporary.write_bytes(save({name: value.contiguous() for name, value in tensors.items()}))
         metrics = result.metrics(loaded.classes)
         for name, value in metrics["per_class"].items():
             _say(f"{name:24} {'no images' if value is None else f'{value:.4f}'}")
-        _say(f"test accuracy {metrics['accuracy']:.4f} on {metrics['images']} images, of {run}")
+        _say(f"{split} accuracy {metrics['accuracy']:.4f} on {metrics['images']} images, of {run}")
+        for name, found in evaluate_readouts(loaded, readouts or usual_readouts(loaded.recipe), result).items():
+            _say(f"{split} accuracy {found['accuracy']:.4f} on {found['images']} images, by {name} on its features")
 
     guarded(action)
 

@@ -35,7 +35,7 @@ class Conversion:
         kind = config.augment if augment else "none"
         # Functions where nothing is drawn: torchvision's classes take three times as long for a small picture.
         steps: list[Callable[..., Any]] = [v2.functional.pil_to_tensor]
-        if kind == "resized-crop-flip":
+        if kind in ("resized-crop-flip", "simclr"):
             steps.append(v2.RandomResizedCrop(size, antialias=True))
         elif config.crop_share is None:
             steps.append(partial(v2.functional.resize, size=[size, size], antialias=True))
@@ -44,8 +44,11 @@ class Conversion:
             steps.append(partial(v2.functional.center_crop, output_size=[size, size]))
         if kind in ("crop", "crop-flip"):
             steps.append(v2.RandomCrop(size, padding=max(1, size // 8)))
-        if kind in ("crop-flip", "resized-crop-flip"):
+        if kind in ("crop-flip", "resized-crop-flip", "simclr"):
             steps.append(v2.RandomHorizontalFlip())
+        if kind == "simclr":  # as its authors do on CIFAR, where nothing is blurred
+            steps.append(v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8))
+            steps.append(v2.RandomGrayscale(0.2))
         if augment and config.rand_augment:
             steps.append(v2.RandAugment(magnitude=config.rand_augment))
         steps.append(partial(v2.functional.to_dtype, dtype=torch.float32, scale=True))

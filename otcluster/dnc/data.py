@@ -94,6 +94,11 @@ class ImageData:
     test: Split
 
     @property
+    def class_sizes(self) -> list[int]:
+        """How many training images each class has."""
+        return torch.bincount(self.train.labels, minlength=len(self.classes)).tolist()
+
+    @property
     def fingerprint(self) -> str:
         """What tells these images from others: a digest of all names, labels and sizes, and of the content of some."""
         digest = hashlib.sha256(repr(self.classes).encode())
@@ -292,8 +297,8 @@ def _some_of_each(labels: Tensor, n: int, classes: list[str], seed: int) -> list
 class _Images(Dataset[Any]):
     """What the loader asks for by (epoch, index): tensor, label and index, or what is wrong with the image."""
 
-    def __init__(self, split: Split, convert: Conversion, seed: int) -> None:
-        self.split, self.convert, self.seed = split, convert, seed
+    def __init__(self, split: Split, convert: Conversion, seed: int, views: int) -> None:
+        self.split, self.convert, self.seed, self.views = split, convert, seed, views
 
     def __len__(self) -> int:
         return len(self.split)
@@ -307,7 +312,8 @@ class _Images(Dataset[Any]):
         with torch.random.fork_rng(devices=[]):  # whoever draws, and in which process, draws the same
             # Not torch.manual_seed: that also notes down for GPUs not yet used, with the stack, which seed they are to get.
             torch.default_generator.manual_seed(seed_of(self.seed, epoch, index))
-            return self.convert(image), int(self.split.labels[index]), index
+            views = [self.convert(image) for _ in range(self.views)]
+            return views[0] if self.views == 1 else torch.stack(views), int(self.split.labels[index]), index
 
 
 def seed_of(*parts: int) -> int:
@@ -323,15 +329,24 @@ def epoch_batches(n: int, batch_size: int, seed: int, epoch: int) -> list[list[i
 
 
 def load_batches(
-    split: Split, convert: Conversion, config: DataConfig, batches: list[list[int]], *, seed: int = 0, epoch: int = 0
+    split: Split,
+    convert: Conversion,
+    config: DataConfig,
+    batches: list[list[int]],
+    *,
+    seed: int = 0,
+    epoch: int = 0,
+    views: int = 1,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Read batches of images: tensors (b, channels, size, size), labels (b,) and indices (b,). Batches may come out empty.
+
+    With several ``views`` each image is varied so many times: (b, views, channels, size, size).
 
     Raises:
         DataError: An image cannot be read, and ``data.broken`` is not ``skip``.
     """
     loader: DataLoader[Any] = DataLoader(
-        _Images(split, convert, seed),
+        _Images(split, convert, seed, views),
         batch_sampler=[[(epoch, index) for index in batch] for batch in batches],
         num_workers=config.workers,
         collate_fn=_collate,

@@ -140,7 +140,12 @@ def _with_class(run: LoadedRun, typical: TypicalImages, features: Tensor, names:
 def _write(run: LoadedRun, files: RunFiles, typical: TypicalImages) -> LoadedRun:
     """Write the changed model as a run; the recipe comes last, which makes it one."""
     model = run.model
-    state = {"classes": model.classes, "images": _NOT_TRAINED, "subcentroids": counts_of(need_subcentroids(model.head))}
+    state = {
+        "classes": model.classes,
+        "images": _NOT_TRAINED,
+        "subcentroids": counts_of(need_subcentroids(model.head)),
+        "class_sizes": typical.sizes.sum(dim=1).tolist(),
+    }
     save_checkpoint(files.checkpoints, 0, model.state_dict(), state)
     typical.save(files)
     write_text(files.recipe, run.recipe.to_yaml())

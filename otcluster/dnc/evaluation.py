@@ -41,19 +41,24 @@ class Evaluation:
 
     def metrics(self, classes: list[str]) -> dict[str, Any]:
         """Accuracy over all images and of each class, None where there are no images."""
-        n = len(classes)
-        if not len(self.labels):
-            return {"accuracy": None, "per_class": dict.fromkeys(classes), "images": 0}
-        per_class = MulticlassAccuracy(n, average=None)(self.predictions, self.labels).tolist()
-        counts = torch.bincount(self.labels, minlength=n).tolist()
-        accuracy = float(MulticlassAccuracy(n, average="micro")(self.predictions, self.labels))
-        return {
-            "accuracy": round(accuracy, 6),
-            "per_class": {
-                name: round(value, 6) if count else None for name, value, count in zip(classes, per_class, counts, strict=True)
-            },
-            "images": len(self.labels),
-        }
+        return accuracies(self.predictions, self.labels, classes)
+
+
+def accuracies(predictions: Tensor, labels: Tensor, classes: list[str]) -> dict[str, Any]:
+    """Accuracy of predictions (n,) over all images and of each class, None where there are no images."""
+    n = len(classes)
+    if not len(labels):
+        return {"accuracy": None, "per_class": dict.fromkeys(classes), "images": 0}
+    per_class = MulticlassAccuracy(n, average=None)(predictions, labels).tolist()
+    counts = torch.bincount(labels, minlength=n).tolist()
+    accuracy = float(MulticlassAccuracy(n, average="micro")(predictions, labels))
+    return {
+        "accuracy": round(accuracy, 6),
+        "per_class": {
+            name: round(value, 6) if count else None for name, value, count in zip(classes, per_class, counts, strict=True)
+        },
+        "images": len(labels),
+    }
 
 
 @torch.no_grad()

@@ -8,15 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from otcluster.distributed import TorchReducer
+from otcluster.dnc.scaling import FixedTemperature
 from otcluster.problem import Problem
 from otcluster.scores import PointScores
 from otcluster.solve import solve
 from otcluster.solvers import LogSinkhorn, Solver
-from otcluster.stores.centroids import CentroidStore
+from otcluster.stores.averaging import Averaging
+from otcluster.stores.centroids import CentroidStore, StoreMetric
 from otcluster.stores.queue import MemoryQueue
 
 DEFAULT_SOLVER = LogSinkhorn(epsilon=0.05, max_iter=10, tol=0.01)
 """More than three rounds: with ten modes a class, three leave some modes without a sub-centroid, ten find all of them."""
+
+USUAL_TEMPERATURE: dict[StoreMetric, float] = {"cosine": 0.1, "sqeuclidean": 1.0}
 
 
 class DNCHead(nn.Module):
@@ -24,7 +28,8 @@ class DNCHead(nn.Module):
 
     :meth:`forward` gives logits, the largest cosine of each class over the temperature, and changes nothing. :meth:`observe`
     is the other half of a training step: it assigns recent features to the sub-centroids of their class in equal shares, and
-    moves each towards the mean of its own. The head has no parameters; a gradient reaches the backbone through the cosines.
+    moves each towards the mean of its own. The head has no parameters, unless ``scaling`` has; a gradient reaches the backbone
+    through the cosines.
 
     Args:
         dim: Length of a feature vector.
@@ -32,14 +37,19 @@ class DNCHead(nn.Module):
         n_subcentroids: Sub-centroids of each class: one number, or one for each class.
         momentum: How much of a sub-centroid stays at a step, in [0, 1].
         temperature: What cosines are divided with to make logits. One scale for all classes, so that the predicted class is
-            always that of the nearest sub-centroid.
+            always that of the nearest sub-centroid. Default: 0.1 for cosines, 1 for distances.
         memory: How many recent features (those of the batch counted) clustering sees; 0 for the batch alone.
         solver: How features are assigned. Default: :data:`DEFAULT_SOLVER`, up to ten rounds.
         seed: Seed of the start.
+        metric: ``"cosine"``, or ``"sqeuclidean"`` for minus half the squared distance of features as they are. The solver sees
+            minus the whole squared distance, so that its epsilon is in units of that.
+        averaging: How sub-centroids follow. Default: :class:`otcluster.MomentumMean`.
+        scaling: From the similarities of the classes, (n, n_classes), to logits: a module such as
+            :class:`otcluster.dnc.LearntTemperature`, in place of ``temperature``.
 
     Raises:
         TypeError: An argument is of the wrong type.
-        ValueError: A number is out of range.
+        ValueError: A number is out of range, the metric is unknown, or both ``temperature`` and ``scaling`` are given.
 
     Example:
         >>> import torch
@@ -59,46 +69,72 @@ class DNCHead(nn.Module):
         *,
         n_subcentroids: int | Sequence[int] = 4,
         momentum: float = 0.999,
-        temperature: float = 0.1,
+        temperature: float | None = None,
         memory: int = 4096,
         solver: Solver | None = None,
         seed: int = 0,
+        metric: StoreMetric = "cosine",
+        averaging: Averaging | None = None,
+        scaling: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        if not temperature > 0 or temperature == float("inf"):
-            raise ValueError(f"temperature must be positive and finite, got {temperature}")
+        if scaling is not None and temperature is not None:
+            raise ValueError(f"scaling must be None where temperature is given, got {scaling!r} and {temperature}: pass one")
         if solver is not None and (isinstance(solver, type) or not isinstance(solver, Solver)):
             raise TypeError(f"solver must be a solver such as LogSinkhorn(epsilon=0.05), got {solver!r}")
-        self.n_classes, self.temperature, self.seed = int(n_classes), float(temperature), seed
+        self.n_classes, self.seed = int(n_classes), seed
         self.solver = DEFAULT_SOLVER if solver is None else solver
         self.store = CentroidStore(
-            n_classes=n_classes, n_centroids=n_subcentroids, dim=dim, momentum=momentum, metric="cosine", seed=seed
-        )
+            n_classes=n_classes, n_centroids=n_subcentroids, dim=dim, momentum=momentum, metric=metric, averaging=averaging,
+            seed=seed,
+        )  # fmt: skip
+        usual = USUAL_TEMPERATURE[metric] if temperature is None else temperature
+        self.scaling: nn.Module = FixedTemperature(usual) if scaling is None else scaling
         self.memory = MemoryQueue(memory, dim)
 
     def extra_repr(self) -> str:
-        return f"temperature={self.temperature}, solver={self.solver}"
+        return f"solver={self.solver}"
 
     @property
     def subcentroids(self) -> Tensor:
-        """Unit vectors, (n_classes, n_subcentroids, dim); zero where a class has fewer than the most."""
+        """(n_classes, n_subcentroids, dim), unit vectors for the cosine; zero where a class has fewer than the most."""
         return self.store.centroids
 
     def similarities(self, features: Tensor) -> Tensor:
-        """Cosine of each feature (n, dim) to each sub-centroid: (n, n_classes, n_subcentroids), never in half precision.
+        """Similarity of each feature (n, dim) to each sub-centroid: (n, n_classes, n_subcentroids), never in half precision.
 
-        -inf to those that a class does not have.
+        The cosine, or minus half the squared distance; -inf to those that a class does not have.
 
         Raises:
             ValueError: The features have another shape.
         """
-        if features.ndim != 2 or features.shape[1] != self.store.dim:
-            raise ValueError(f"features must have shape (n, {self.store.dim}), got {tuple(features.shape)}")
+        self._check_shape(features)
         with torch.autocast(features.device.type, enabled=False):
-            unit = nn.functional.normalize(features.to(self.subcentroids.dtype), dim=-1)
-            cosines = unit @ self.subcentroids.flatten(0, 1).T
-            cosines = torch.unflatten(cosines, 1, self.subcentroids.shape[:2])
-            return cosines if self.store.all_open else cosines.masked_fill(~self.store.is_open, -torch.inf)
+            points, centroids = self._points(features), self.subcentroids.flatten(0, 1)
+            found = points @ centroids.T
+            if self.store.metric == "sqeuclidean":
+                found = found - (points.square().sum(dim=1, keepdim=True) + centroids.square().sum(dim=1)) / 2
+            found = torch.unflatten(found, 1, self.subcentroids.shape[:2])
+            return found if self.store.all_open else found.masked_fill(~self.store.is_open, -torch.inf)
+
+    def own_similarities(self, features: Tensor, labels: Tensor) -> Tensor:
+        """As :meth:`similarities`, to the sub-centroids of the class of each feature alone: (n, n_subcentroids).
+
+        Args:
+            features: (n, dim).
+            labels: Class of each, integers of shape (n,).
+
+        Raises:
+            ValueError: The features have another shape.
+        """
+        self._check_shape(features)
+        with torch.autocast(features.device.type, enabled=False):
+            points, centroids = self._points(features), self.subcentroids[labels]
+            if self.store.metric == "sqeuclidean":
+                found = -(points[:, None, :] - centroids).square().sum(dim=-1) / 2
+            else:
+                found = torch.einsum("nd,nkd->nk", points, centroids)
+            return found if self.store.all_open else found.masked_fill(~self.store.is_open[labels], -torch.inf)
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits, (n, n_classes), of features (n, dim).
@@ -106,7 +142,16 @@ class DNCHead(nn.Module):
         Raises:
             ValueError: The features have another shape.
         """
-        return self.similarities(features).amax(dim=-1) / self.temperature
+        return self.scaling(self.similarities(features).amax(dim=-1))
+
+    def _check_shape(self, features: Tensor) -> None:
+        if features.ndim != 2 or features.shape[1] != self.store.dim:
+            raise ValueError(f"features must have shape (n, {self.store.dim}), got {tuple(features.shape)}")
+
+    def _points(self, features: Tensor) -> Tensor:
+        """Features as the sub-centroids are: in their dtype, and of unit length where the metric is of directions."""
+        points = features.to(self.subcentroids.dtype)
+        return nn.functional.normalize(points, dim=-1) if self.store.metric == "cosine" else points
 
     @torch.no_grad()
     def observe(self, features: Tensor, labels: Tensor, *, reducer: TorchReducer | None = None) -> None:
@@ -115,7 +160,7 @@ class DNCHead(nn.Module):
         A class starts, by k-means++, when as many of its samples as it has sub-centroids are at hand.
 
         Args:
-            features: (n, dim), of any length; directions are what counts.
+            features: (n, dim); for the cosine of any length, directions are what counts.
             labels: Class of each, integers of shape (n,).
             reducer: The ranks that share the batch, each with features of its own (there may be none). All then remember those
                 of all, in the order of the ranks, and each clusters a part of them: every head is that of one process with the
@@ -127,25 +172,27 @@ class DNCHead(nn.Module):
         """
         self.store.check(features, labels, reducer=reducer, owner="head")
         with torch.autocast(features.device.type, enabled=False):
-            unit = nn.functional.normalize(features.detach().to(self.subcentroids.dtype), dim=-1)
+            points = self._points(features.detach())
             if reducer is not None:
-                unit, labels = reducer.gather(unit), reducer.gather(labels.to(torch.int64))
-            self.memory.push(unit, labels)
-            if len(unit) < self.memory.capacity:
-                unit, labels = self.memory.features, self.memory.labels
-            if not len(unit):
+                points, labels = reducer.gather(points), reducer.gather(labels.to(torch.int64))
+            # All was looked at: what follows need not wait for the device to look again.
+            self.memory.push(points, labels, check_values=False)
+            if len(points) < self.memory.capacity:
+                points, labels = self.memory.features, self.memory.labels
+            if not len(points):
                 return
             if reducer is not None:
-                unit, labels = (whole.tensor_split(reducer.n_ranks)[reducer.rank] for whole in (unit, labels))
-            self.store.start(unit, labels, seed=self.seed, reducer=reducer)
-            points = PointScores(unit, self.subcentroids, metric="cosine")
-            share = None if self.store.all_open else self.store.is_open.to(unit.dtype)
+                points, labels = (whole.tensor_split(reducer.n_ranks)[reducer.rank] for whole in (points, labels))
+            self.store.start(points, labels, seed=self.seed, reducer=reducer)
+            scores = PointScores(points, self.subcentroids, metric=self.store.metric)
+            share = None if self.store.all_open else self.store.is_open.to(points.dtype)
             problem = Problem(
-                points,
+                scores,
                 cluster_share=share,
                 groups=labels,
                 n_groups=self.n_classes,
                 check_values=False,
                 sharded=reducer is not None,
             )
-            self.store.update(unit, labels, solve(problem, self.solver, reducer=reducer), reducer=reducer)
+            assigned = solve(problem, self.solver, reducer=reducer)
+            self.store.update(points, labels, assigned, reducer=reducer, check_values=False)

@@ -50,6 +50,7 @@ class BackboneConfig:
 
     name: str = "resnet18"
     pretrained: bool = False
+    frozen: bool = False
     stem: str = "imagenet"
     options: dict[str, Any] = field(default_factory=dict)
     init_from: str | None = None
@@ -62,8 +63,13 @@ class HeadConfig:
 
     kind: str = "dnc"
     n_subcentroids: int = 4
+    allocation: str = "equal"
+    metric: str | None = None
     momentum: float = 0.999
-    temperature: float = 0.1
+    averaging: str = "momentum_mean"
+    scaling: str = "temperature"
+    temperature: float | None = None
+    n_neighbours: int = 20
 
 
 @dataclass
@@ -150,11 +156,15 @@ class Recipe:
 
 _CHOICES = {
     "data.kind": ("digits", "folder"),
-    "data.augment": ("none", "crop", "crop-flip", "resized-crop-flip"),
+    "data.augment": ("none", "crop", "crop-flip", "resized-crop-flip", "simclr"),
     "data.broken": ("refuse", "skip"),
     "data.channels": (1, 3),
     "backbone.stem": ("imagenet", "cifar"),
-    "head.kind": ("dnc", "linear"),
+    "head.kind": ("dnc", "linear", "deepncm", "knn", "simclr"),
+    "head.allocation": ("equal", "by_size"),
+    "head.metric": (None, "cosine", "sqeuclidean"),
+    "head.averaging": ("momentum_mean", "sums_and_counts"),
+    "head.scaling": ("temperature", "learnt", "layer_norm"),
     "solver.kind": ("log_sinkhorn", "sinkhorn_knopp", "nearest"),
     "optim.name": ("sgd", "adamw"),
     "optim.schedule": ("constant", "step", "cosine", "polynomial", "one-cycle"),
@@ -170,6 +180,7 @@ _AT_LEAST = {
     "data.mixup": 0,
     "data.cutmix": 0,
     "head.n_subcentroids": 1,
+    "head.n_neighbours": 1,
     "solver.max_iter": 1,
     "memory.capacity": 0,
     "optim.lr": 0,
@@ -183,7 +194,7 @@ _AT_LEAST = {
 }
 _SEEDS = ("train.seed", "data.split_seed")
 _SEED_LIMIT = 2**63  # torch takes no larger ones
-_POSITIVE = ("head.temperature", "solver.epsilon", "optim.lr", "optim.gamma", "optim.power", "train.timeout")
+_POSITIVE = ("solver.epsilon", "optim.lr", "optim.gamma", "optim.power", "train.timeout")
 _SHARES = ("head.momentum", "optim.momentum", "optim.label_smoothing", "data.erasing", "train.ema")
 FOLDS = 5
 _MAGNITUDES = 31  # of RandAugment
@@ -319,7 +330,8 @@ def _check_values(recipe: Recipe) -> None:
 
     for key, choices in _CHOICES.items():
         if value(key) not in choices:
-            raise RecipeError(f"{key} must be one of {', '.join(map(str, choices))}, got {value(key)!r}")
+            allowed = ", ".join("null" if choice is None else str(choice) for choice in choices)
+            raise RecipeError(f"{key} must be one of {allowed}, got {value(key)!r}")
     for key, least in _AT_LEAST.items():
         if not least <= value(key) < math.inf:
             raise RecipeError(f"{key} must be at least {least} and finite, got {value(key)}")
@@ -333,6 +345,8 @@ def _check_values(recipe: Recipe) -> None:
         if not 0 <= value(key) <= 1:
             raise RecipeError(f"{key} must lie in [0, 1], got {value(key)}")
     _check_images(recipe.data)
+    if recipe.head.kind == "simclr" and (recipe.data.mixup or recipe.data.cutmix):
+        raise RecipeError("head.kind=simclr compares two views of each image: data.mixup and data.cutmix must be 0")
     if recipe.backbone.init_from is not None and recipe.backbone.pretrained:
         raise RecipeError("backbone.init_from and backbone.pretrained=true both say with which weights to begin: leave one out")
     if recipe.train.ema == 1:
@@ -345,6 +359,12 @@ def _check_values(recipe: Recipe) -> None:
         raise RecipeError("optim.nesterov needs optim.name=sgd with an optim.momentum above 0")
     if not all(0 < share < math.inf for share in recipe.train.shares or [1]):
         raise RecipeError(f"train.shares must be null or positive numbers, got {recipe.train.shares}")
+    if recipe.head.temperature is not None and not 0 < recipe.head.temperature < math.inf:
+        raise RecipeError(f"head.temperature must be null or positive and finite, got {recipe.head.temperature}")
+    if recipe.head.kind == "simclr" and (recipe.data.mixup or recipe.data.cutmix):
+        raise RecipeError("head.kind=simclr compares two views of each image: leave data.mixup and data.cutmix at 0")
+    if recipe.head.kind == "knn" and (recipe.memory.capacity < 1 or recipe.head.metric == "sqeuclidean"):
+        raise RecipeError("head.kind=knn needs a memory (memory.capacity of at least 1) and head.metric=cosine (or null)")
     if recipe.solver.tol is not None and not recipe.solver.tol >= 0:
         raise RecipeError(f"solver.tol must be null or not negative, got {recipe.solver.tol}")
 

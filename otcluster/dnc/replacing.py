@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from otcluster.dnc.baselines import LinearHead
 from otcluster.dnc.classifier import Classifier
-from otcluster.dnc.head import DNCHead
+from otcluster.dnc.heads import Head
 
 _PLACES = ("fc", "classifier", "head", "heads")
 
 
-def replace_classifier(model: nn.Module, head: DNCHead | LinearHead) -> Classifier:
+def replace_classifier(model: nn.Module, head: Head) -> Classifier:
     """Put ``head`` in the place of the last linear layer of a timm or torchvision model.
 
     A timm model is asked to leave its classifier out; of others, the last linear layer of ``fc``, ``classifier``, ``head`` or
@@ -22,8 +22,8 @@ def replace_classifier(model: nn.Module, head: DNCHead | LinearHead) -> Classifi
 
     Args:
         model: Changed in place: it becomes the backbone.
-        head: Its length of features must be that of the layer it replaces. It is moved to the device of that layer, and a head
-            with parameters to its dtype (one without stays in float32 or float64).
+        head: Its length of features must be that of the layer it replaces. It is moved to the device of that layer, and to
+            its dtype; but where that is half precision, only a linear head: sub-centroids and memory would lose small steps.
 
     Returns:
         The classifier, in the mode (training or evaluation) of the model.
@@ -54,10 +54,8 @@ def replace_classifier(model: nn.Module, head: DNCHead | LinearHead) -> Classifi
         setattr(owner, name, nn.Identity())
     if like is not None:
         half = like.is_floating_point() and torch.finfo(like.dtype).bits < 32
-        if half and not any(True for _ in head.parameters()):
-            head.to(device=like.device)
-        else:
-            head.to(device=like.device, dtype=like.dtype)
+        keeps = half and not isinstance(head, LinearHead)
+        head.to(device=like.device, dtype=None if keeps else like.dtype)
     head.train(model.training)
     return Classifier(model, head).train(model.training)
 
@@ -67,8 +65,8 @@ def _timm_length(model: Any) -> int:
     return int(getattr(model, "head_hidden_size", None) or model.num_features)
 
 
-def _check_length(head: DNCHead | LinearHead, dim: int, name: str) -> None:
-    own = head.in_features if isinstance(head, LinearHead) else head.store.dim
+def _check_length(head: Head, dim: int, name: str) -> None:
+    own = head.in_features if isinstance(head, LinearHead) else head.memory.dim
     if own != dim:
         raise ValueError(f"head must take features of length {dim}, which {name} has, and takes {own}: make it with dim={dim}")
 

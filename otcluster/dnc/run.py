@@ -15,6 +15,7 @@ from otcluster.dnc.classifier import Classifier, build_classifier
 from otcluster.dnc.conversion import Conversion
 from otcluster.dnc.data import ImageData, Split, load_data, load_test
 from otcluster.dnc.head import DNCHead
+from otcluster.dnc.heads import metric_of, temperature_of
 from otcluster.dnc.recipe import DataConfig, ExplainConfig, Recipe, TrainConfig, at_folder, parse_text
 from otcluster.runs.errors import CheckpointError, RunError
 from otcluster.runs.files import partial_files, write_text
@@ -122,10 +123,13 @@ def _essence(recipe: Recipe) -> dict[str, Any]:
     images lie and how they are read: the images themselves are compared (:attr:`ImageData.fingerprint`).
     """
     usual = DataConfig()
+    head = replace(recipe.head, metric=metric_of(recipe.head), temperature=temperature_of(recipe.head))
     data = replace(recipe.data, dir=usual.dir, workers=usual.workers, broken=usual.broken, in_memory=usual.in_memory)
     loop = replace(recipe.train, checkpoint_steps=TrainConfig().checkpoint_steps, timeout=TrainConfig().timeout, shares=None)
     backbone = replace(recipe.backbone, init_from=None)  # the digest of its weights is compared
-    return asdict(replace(recipe, name="", description="", data=data, backbone=backbone, train=loop, explain=ExplainConfig()))
+    return asdict(
+        replace(recipe, name="", description="", data=data, head=head, backbone=backbone, train=loop, explain=ExplainConfig())
+    )
 
 
 def _difference(theirs: dict[str, Any], ours: dict[str, Any], prefix: str = "") -> str:
@@ -153,6 +157,21 @@ class LoadedRun:
             DataError: They are not where they were.
         """
         return load_data(self.recipe.data)
+
+    def load_train(self) -> Split:
+        """The training images of the run.
+
+        Raises:
+            DataError: They are not there.
+            RunError: They are of other classes than those that the model was trained on.
+        """
+        data = self.load_data()
+        if data.classes != self.classes:
+            raise RunError(
+                f"the training images are of {len(data.classes)} classes ({', '.join(data.classes[:5])}), and the run "
+                f"was trained on {len(self.classes)} ({', '.join(self.classes[:5])}): pass --data, their folder"
+            )
+        return data.train
 
     def load_test(self) -> Split:
         """The test images alone, labelled by the classes of the model, whatever others lie beside them.
@@ -190,7 +209,7 @@ def load_run(root: str | Path, *, data_dir: str | None = None) -> LoadedRun:
     if state is None:
         raise RunError(f"{files.root} holds no checkpoint yet: train it first")
     weights, loop = state
-    model = build_classifier(recipe, len(loop["classes"]))
+    model = build_classifier(recipe, len(loop["classes"]), loop.get("class_sizes"))
     if "subcentroids" in loop and isinstance(model.head, DNCHead):
         give_counts(model.head, loop["subcentroids"])
     restore(model, weights, files.checkpoints)

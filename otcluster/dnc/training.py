@@ -8,6 +8,8 @@ import json
 import logging
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,20 +18,25 @@ import torch
 from torch import nn
 
 from otcluster.dnc.averaging import WeightAverage
-from otcluster.dnc.baselines import LinearHead
+from otcluster.dnc.baselines import SimCLRHead
 from otcluster.dnc.checkpoint import load_checkpoint, save_checkpoint
 from otcluster.dnc.classifier import Classifier, build_classifier
 from otcluster.dnc.conversion import Conversion, blank, mixing
 from otcluster.dnc.data import ImageData, Split, epoch_batches, load_batches, load_data, seed_of
+from otcluster.dnc.distinctness import of_images, of_usage
 from otcluster.dnc.errors import DataError
 from otcluster.dnc.evaluation import Evaluation, evaluate
 from otcluster.dnc.figures import draw_curves, draw_subcentroids
 from otcluster.dnc.head import DNCHead
+from otcluster.dnc.heads import subcentroids_by_class
+from otcluster.dnc.optimizers import build_optimizer
 from otcluster.dnc.progress import Progress, Silent
 from otcluster.dnc.ranks import Ranks, connected
-from otcluster.dnc.recipe import OptimConfig, Recipe, at_folder, init_from_run
+from otcluster.dnc.readouts import readout_metrics, usual_readouts
+from otcluster.dnc.recipe import Recipe, at_folder, init_from_run
 from otcluster.dnc.run import RunFiles, restore
 from otcluster.dnc.schedules import learning_rate
+from otcluster.dnc.stopwatch import StepWatch, Times
 from otcluster.dnc.transfer import begin_with, starting_point
 from otcluster.dnc.typical import find_typical
 from otcluster.runs.errors import RunError
@@ -44,9 +51,8 @@ _State = tuple[dict[str, torch.Tensor], dict[str, Any]]
 
 def _check_counts(recipe: Recipe, data: ImageData, rows: torch.Tensor, what: str) -> None:
     """See that each class has images for its sub-centroids among ``rows``."""
-    needed = recipe.head.n_subcentroids if recipe.head.kind == "dnc" else 1
     counts = torch.bincount(data.train.labels[rows], minlength=len(data.classes)).tolist()
-    for name, count in zip(data.classes, counts, strict=True):
+    for name, count, needed in zip(data.classes, counts, subcentroids_by_class(recipe.head, data.class_sizes), strict=True):
         if count < needed:
             fewer = f"fewer than its {needed} sub-centroids" if recipe.head.kind == "dnc" else "at least 1 is needed"
             less = f", or pass head.n_subcentroids={count}" if count else ""
@@ -66,6 +72,8 @@ class _Loop:
     right: int = 0
     seen: int = 0
     seconds: float = 0.0
+    step_seconds: float = 0.0
+    observe_seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -124,7 +132,7 @@ def _train(given: Recipe, files: RunFiles, progress: Progress, ranks: Ranks) -> 
         progress.note(f"{files.root} is finished: nothing to train")
         return metrics
     with torch.random.fork_rng():
-        model = ranks.together(lambda: build_classifier(recipe, len(data.classes)))
+        model = ranks.together(lambda: build_classifier(recipe, len(data.classes), data.class_sizes))
         if state is None and recipe.backbone.init_from is not None:
             ranks.together(lambda: begin_with(model, recipe, first))
             progress.note(f"the backbone begins with all {len(first or ())} tensors of {recipe.backbone.init_from}")
@@ -157,6 +165,20 @@ def _found(recipe: Recipe, files: RunFiles, data: ImageData) -> tuple[dict[str, 
     return (files.read_metrics(), None) if files.metrics.is_file() else (None, state)
 
 
+@contextmanager
+def quick_convolutions(device: torch.device) -> Iterator[None]:
+    """On a GPU, try out which algorithm of cuDNN is the quickest for each shape; afterwards all is as it was.
+
+    Not ``torch.backends.cudnn.flags``, which turns cuDNN off unless told otherwise.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or device.type == "cuda"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
 class _Training:
     def __init__(
         self, recipe: Recipe, files: RunFiles, data: ImageData, progress: Progress, ranks: Ranks, model: Classifier
@@ -165,15 +187,21 @@ class _Training:
         self.fabric, self.model = ranks.fabric, model
         self.layout = torch.channels_last if recipe.train.channels_last else torch.contiguous_format
         self.model.backbone.to(memory_format=self.layout)
-        self.optimizer = _optimizer(recipe.optim, self.model)
+        self.optimizer = build_optimizer(recipe.optim, self.model)
         self.loop = _Loop()
         self.batches_per_epoch = len(self._batches(0))
         self.caught: list[int] = []
         self.unreadable: set[int] = set()
-        self.module, self.setup_optimizer = self.fabric.setup(self.model, self.optimizer)
-        self.module.mark_forward_method("features")
+        if any(parameter.requires_grad for parameter in model.parameters()):
+            self.module, self.setup_optimizer = self.fabric.setup(self.model, self.optimizer)
+            self.module.mark_forward_method("features")
+        else:  # there are no gradients for ranks to average, and what averages them would refuse
+            double = recipe.train.precision == "64-true"
+            self.module = self.fabric.to_device(self.model.double() if double else self.model)
         self.average = WeightAverage(self.model.backbone, recipe.train.ema) if recipe.train.ema else None
         self.mix = mixing(recipe.data, len(data.classes))
+        self.views = 2 if isinstance(model.head, SimCLRHead) else 1
+        self.watch = StepWatch(self.fabric.device, Times())
         self.started = time.perf_counter()
 
     def restore(self, weights: dict[str, torch.Tensor], saved: dict[str, Any]) -> None:
@@ -185,13 +213,13 @@ class _Training:
         if saved.get("precision"):  # what gradients of float16 are scaled by
             self.fabric.strategy.precision.load_state_dict(saved["precision"])
         self.loop = _Loop(**saved["loop"])
+        self.watch.times = Times(self.loop.step_seconds, self.loop.observe_seconds)
 
     def run(self) -> dict[str, Any]:
         if self.loop.step:
             self._write_history()
             self.progress.note(f"going on from step {self.loop.step}, epoch {self.loop.epoch + 1}")
-        # Which convolutions are quickest is tried out where they are on a GPU, whose results depend on that.
-        with caught_signals() as self.caught, torch.backends.cudnn.flags(benchmark=self.fabric.device.type == "cuda"):
+        with caught_signals() as self.caught, quick_convolutions(self.fabric.device):
             while self.loop.epoch < self.recipe.train.epochs:
                 self._epoch()
             return self._finish()
@@ -212,11 +240,13 @@ class _Training:
     def _write_checkpoint(self) -> None:
         self.loop.seconds += time.perf_counter() - self.started
         self.started = time.perf_counter()
+        self.loop.step_seconds, self.loop.observe_seconds = self.watch.times.whole, self.watch.times.part
         state = {
             "optimizer": self.optimizer.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),
             "loop": vars(self.loop),
             "classes": self.data.classes,
+            "class_sizes": self.data.class_sizes,
             "images": self.data.fingerprint,
         }
         if self.average is not None:
@@ -228,17 +258,20 @@ class _Training:
 
     def _epoch(self) -> None:
         loop, recipe = self.loop, self.recipe
-        self.model.train()
+        self.model.train().backbone.train(not recipe.backbone.frozen)
         todo = self._batches(loop.epoch)[loop.batch :]
         convert = Conversion(recipe.data, augment=True)
         own = [self.ranks.part(batch) for batch in todo]
-        batches = load_batches(self.data.train, convert, recipe.data, own, seed=recipe.train.seed, epoch=loop.epoch)
+        batches = load_batches(
+            self.data.train, convert, recipe.data, own, seed=recipe.train.seed, epoch=loop.epoch, views=self.views
+        )
         for whole, asked, (images, labels, indices) in zip(todo, own, self.ranks.each(batches), strict=True):
             n = int(self.ranks.total(len(labels))[0])
             if n < len(whole):
                 self._note_unreadable(set(asked) - set(indices.tolist()))
             if n > 1:  # statistics of a batch need two; fewer are left of it only where images are broken
-                self._step(self.fabric.to_device(images), self.fabric.to_device(labels), n)
+                with self.watch.whole(loop.step):
+                    self._step(self.fabric.to_device(images), self.fabric.to_device(labels), n)
             loop.batch += 1
             loop.step += 1
             self.progress.step(
@@ -266,6 +299,8 @@ class _Training:
             "train_accuracy": loop.right / max(loop.seen, 1),
             "test_accuracy": test,
         }
+        if isinstance(self.model.head, DNCHead):
+            row |= of_usage(self.model.head)
         loop.history.append(row)
         loop.epoch, loop.batch, loop.loss_sum, loop.right, loop.seen = loop.epoch + 1, 0, 0.0, 0, 0
         self._write_history()
@@ -311,28 +346,39 @@ class _Training:
             group["lr"] = rate
         if self.mix is not None and len(labels):
             images, labels = self.mix(images, labels)
+        if self.views > 1 and len(labels):  # all first views, and then all second ones
+            images = images.transpose(0, 1).flatten(0, 1)
         images = self._two(images).to(next(self.model.parameters()).dtype).contiguous(memory_format=self.layout)
         with self.fabric.autocast():
-            features = self.module.features(images)[: len(labels)]
+            views = self.module.features(images)[: self.views * len(labels)]
+            features = views[: len(labels)]
             logits = self.model.head(features)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        smoothing = self.recipe.optim.label_smoothing
-        loss = nn.functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+        loss = self._loss(views, logits, labels)
         hard = labels if labels.ndim == 1 else labels.argmax(dim=1)
         right = int((logits.argmax(dim=1) == hard).sum())
         total, n_right = ranks.total(float(loss.detach()), right)
         value = total / n
         if not math.isfinite(value):
             raise RunError(f"the loss is {value} at step {loop.step + 1}: train with a lower optim.lr, into a new --out")
-        self.setup_optimizer.zero_grad()
-        self.fabric.backward(loss * (ranks.n / n))  # gradients are averaged over the ranks, and the loss over the images
-        self.setup_optimizer.step()
-        self.model.head.observe(features.detach(), hard, reducer=ranks.reducer)
+        if loss.requires_grad:
+            self.setup_optimizer.zero_grad()
+            self.fabric.backward(loss * (ranks.n / n))  # gradients are averaged over the ranks, and the loss over the images
+            self.setup_optimizer.step()
+        with self.watch.part(loop.step):
+            self.model.head.observe(features.detach(), hard, reducer=ranks.reducer)
         if self.average is not None:
             self.average.update(self.model.backbone)
         loop.loss_sum += total
         loop.right += int(n_right)
         loop.seen += n
+
+    def _loss(self, views: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The loss, summed over the images that are here."""
+        if isinstance(self.model.head, SimCLRHead):
+            return self.model.head.loss(views, reducer=self.ranks.reducer)
+        smoothing = self.recipe.optim.label_smoothing
+        return nn.functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
 
     def _two(self, images: torch.Tensor) -> torch.Tensor:
         """At least two images, for statistics; those that a rank has too few of are repeated, or black."""
@@ -345,7 +391,8 @@ class _Training:
         if not self.loop.history or not self.ranks.is_first:
             return
         text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(self.loop.history[0]), lineterminator="\n")
+        columns = dict.fromkeys(name for row in self.loop.history for name in row)
+        writer = csv.DictWriter(text, fieldnames=list(columns), lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.loop.history)
         write_text(self.files.history, text.getvalue())
@@ -353,39 +400,38 @@ class _Training:
     def _finish(self) -> dict[str, Any]:
         """Everything that follows from the trained model: results and pictures. ``metrics.json`` comes last, as the mark."""
         data = self.data
-        test = self._evaluate(data.test).metrics(data.classes)
+        test = self._evaluate(data.test)
         train = self._evaluate(data.train)
-        self.ranks.from_first(lambda: self._write_pictures(train))
+        subcentroids = self.ranks.from_first(lambda: self._write_pictures(train))
         self._heed_signals()
-        return self.ranks.from_first(lambda: self._write_metrics(test))
+        return self.ranks.from_first(lambda: self._write_metrics(train, test, subcentroids))
 
-    def _write_pictures(self, train: Evaluation) -> None:
+    def _write_pictures(self, train: Evaluation) -> dict[str, float | None] | None:
+        """Draw, and say of the sub-centroids, if there are any, how they share the training images."""
         recipe, data = self.recipe, self.data
         typical = find_typical(self.judged, train, data.train, len(data.classes), recipe.explain.images_per_subcentroid)
         typical.save(self.files)
         draw_curves(self.loop.history, self.files.curves, recipe.name)
-        if not isinstance(self.model.head, LinearHead):
-            draw_subcentroids(typical, data.train, data.classes, self.files.subcentroids)
+        if not isinstance(self.model.head, DNCHead):
+            return None
+        draw_subcentroids(typical, data.train, data.classes, self.files.subcentroids)
+        return of_images(self.model.head, typical.sizes)
 
-    def _write_metrics(self, test: dict[str, Any]) -> dict[str, Any]:
-        recipe = self.recipe
-        metrics = {
-            "test": test,
+    def _write_metrics(
+        self, train: Evaluation, test: Evaluation, subcentroids: dict[str, float | None] | None
+    ) -> dict[str, Any]:
+        recipe, share = self.recipe, self.watch.times.share
+        metrics: dict[str, Any] = {
+            "test": test.metrics(self.data.classes),
             "seconds": round(self.loop.seconds + time.perf_counter() - self.started, 3),
             "recipe": recipe.name,
             "head": recipe.head.kind,
             "epochs": recipe.train.epochs,
             "steps": self.loop.step,
         }
+        if names := usual_readouts(recipe):
+            metrics["readouts"] = readout_metrics(recipe, names, train, test, self.data.classes)
+        if subcentroids is not None:
+            metrics |= {"subcentroids": subcentroids, "dnc_share": None if share is None else round(share, 4)}
         write_text(self.files.metrics, json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
         return metrics
-
-
-def _optimizer(config: OptimConfig, model: Classifier) -> torch.optim.Optimizer:
-    # Scales and offsets are not shrunk: decay is for matrices.
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999))
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)

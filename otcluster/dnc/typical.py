@@ -10,10 +10,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from otcluster.dnc.baselines import LinearHead
 from otcluster.dnc.classifier import Classifier
 from otcluster.dnc.data import Split
 from otcluster.dnc.evaluation import Evaluation
+from otcluster.dnc.head import DNCHead
 from otcluster.dnc.run import RunFiles
 from otcluster.runs.errors import RunError
 from otcluster.runs.files import replaced, write_text
@@ -77,25 +77,17 @@ class TypicalImages:
             ) from None
 
 
-def prototypes(model: Classifier, train: Evaluation, n_classes: int) -> Tensor:
-    """What stands for the classes, (n_classes, k, dim), unit vectors: the sub-centroids, or class means for a linear head."""
-    if not isinstance(model.head, LinearHead):
-        return model.head.subcentroids.detach().cpu()
-    unit = nn.functional.normalize(train.features, dim=-1)
-    sums = torch.zeros(n_classes, unit.shape[1], dtype=unit.dtype).index_add_(0, train.labels, unit)
-    return nn.functional.normalize(sums, dim=-1)[:, None, :]
-
-
 def find_typical(model: Classifier, train: Evaluation, split: Split, n_classes: int, each: int) -> TypicalImages:
-    """Keep, of each sub-centroid, the ``each`` training images of its class that are nearest to it and no other."""
-    centroids = prototypes(model, train, n_classes)
-    k = centroids.shape[1]
-    unit = nn.functional.normalize(train.features.to(centroids.dtype), dim=-1)
-    chunks = zip(torch.split(unit, 4096), torch.split(train.labels, 4096), strict=True)
-    own = torch.cat([torch.einsum("nd,nkd->nk", rows, centroids[labels]) for rows, labels in chunks])
-    cosine, nearest = own.max(dim=1)
+    """Keep, of each sub-centroid, the ``each`` training images of its class that are nearest to it and no other.
+
+    Where the head has no sub-centroids, the mean direction of each class stands for it.
+    """
+    unit = nn.functional.normalize(train.features.float(), dim=-1)
+    own = own_similarities(model, train, n_classes)
+    k = own.shape[1]
+    similarity, nearest = own.max(dim=1)
     owner = train.labels * k + nearest
-    order = torch.argsort(cosine, descending=True, stable=True)
+    order = torch.argsort(similarity, descending=True, stable=True)
     order = order[torch.argsort(owner[order], stable=True)]
     sizes = torch.bincount(owner, minlength=n_classes * k)
     rank = torch.arange(len(order)) - (sizes.cumsum(0) - sizes)[owner[order]]
@@ -109,3 +101,18 @@ def find_typical(model: Classifier, train: Evaluation, split: Split, n_classes: 
         [split.names[index] for index in indices.tolist()],
         sizes.view(n_classes, k),
     )
+
+
+@torch.no_grad()
+def own_similarities(model: Classifier, train: Evaluation, n_classes: int) -> Tensor:
+    """How similar each image is to each of what stands for its class, (n, k): sub-centroids, or else the mean direction."""
+    head, chunks = model.head, zip(torch.split(train.features, 4096), torch.split(train.labels, 4096), strict=True)
+    if isinstance(head, DNCHead):
+        device = head.subcentroids.device
+        found = [head.own_similarities(rows.to(device), labels.to(device)).cpu() for rows, labels in chunks]
+    else:
+        unit = nn.functional.normalize(train.features, dim=-1)
+        sums = torch.zeros(n_classes, unit.shape[1], dtype=unit.dtype).index_add_(0, train.labels, unit)
+        means = nn.functional.normalize(sums, dim=-1)
+        found = [nn.functional.cosine_similarity(rows, means[labels])[:, None] for rows, labels in chunks]
+    return torch.cat(found)

@@ -38,6 +38,10 @@ CHANGES = [
     "train.checkpoint_steps=10",
 ]  # fmt: skip
 SHARES = "train.shares=[3,1]"
+RIVALS = {
+    "simclr": ["head.kind=simclr", "data.augment=crop", "backbone.name=test_vit", "train.precision=64-true", "optim.lr=0.01"],
+    "knn": ["head.kind=knn", "backbone.name=test_vit", "train.precision=64-true", "optim.lr=0.01"],
+}
 STOPPED, KILLED, TIMEOUT = 7, 23, 45
 
 
@@ -46,6 +50,8 @@ def work(folder):
     torch.set_num_threads(1)
     rank = int(os.environ["RANK"])
     found = {"broken": on_broken_images(folder, rank)}
+    for name, changes in RIVALS.items():
+        train(small(folder / f"{rank}", *changes, "data.broken=skip", "train.accelerator=cpu", SHARES), folder / name)
     observe, steps = DNCHead.observe, []
 
     def harmed(head, features, labels, *, reducer=None):
@@ -78,6 +84,9 @@ def on_broken_images(folder, rank):
     with pytest.raises(DataError if rank == 0 else RunError) as refused:
         train(small(folder / f"{rank}", *changes), folder / "refused")
     metrics = train(small(folder / f"{rank}", *changes, "data.broken=skip"), folder / "skipped")
+    for kind in ("dnc", "linear"):  # no parameter to learn, and those of the head alone
+        frozen = small(folder / f"{rank}", *changes, "data.broken=skip", "backbone.frozen=true", f"head.kind={kind}")
+        assert train(frozen, folder / f"frozen-{kind}")["steps"] == metrics["steps"]
     return str(refused.value), metrics["test"]["images"], metrics["steps"]
 
 
@@ -110,7 +119,9 @@ def assert_ends_as(run, whole):
     for name, value in model_of(run).items():
         torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-8, msg=name)
     one, many = (json.loads((each / "metrics.json").read_text()) for each in (whole, run))
-    assert {**one, "seconds": 0} == {**many, "seconds": 0}
+    clocks = {"seconds": 0, "dnc_share": 0}
+    assert one.pop("subcentroids") == pytest.approx(many.pop("subcentroids"), abs=2e-6)
+    assert {**one, **clocks} == {**many, **clocks}
     assert one["test"]["images"] == 359
     assert int(TypicalImages.load(load_run(run).files).sizes.sum()) == 1438
     rows = [[line.split(",") for line in (each / "history.csv").read_text().splitlines()[1:]] for each in (whole, run)]
@@ -162,6 +173,15 @@ def test_under_torchrun_with_shards_of_3_to_1_the_run_ends_with_the_centroids_of
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("going on from step 20, epoch 1") == done.stdout.count("test accuracy") == 1
     assert_ends_as(tmp_path / "run", whole)
+
+
+@gloo
+@pytest.mark.parametrize("name", RIVALS)
+def test_rivals_on_two_ranks_end_as_in_one_process(ranks, tmp_path, name):
+    train(small(ranks / "0", *RIVALS[name], "data.broken=skip", "train.accelerator=cpu"), tmp_path / "run")
+    one, many = (load_file(each / "checkpoints" / "step-4" / "model.safetensors") for each in (tmp_path / "run", ranks / name))
+    for key, value in one.items():
+        torch.testing.assert_close(many[key], value, rtol=0, atol=1e-8, msg=key)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ def device(monkeypatch):
     if PLACE == "cuda":
         if not torch.cuda.is_available():
             pytest.skip("no CUDA device is present")
+        # The host answers by the definition: to compile its loops would take longer than the tests.
+        monkeypatch.setenv("OTCLUSTER_COMPILED", "0")
         return torch.device("cuda", torch.cuda.current_device())
     original = TorchOps.__init__
 
@@ -26,7 +28,11 @@ def device(monkeypatch):
         original(self, array, argument)
         self.on_host, self.tile_elements, self.rounds_between_syncs = False, 1 << 20, 8
 
+    def refused(self, *args):
+        raise TypeError("NumPy would read a tensor of the device: bring it to the host first")
+
     monkeypatch.setattr(TorchOps, "__init__", as_on_a_device)
+    monkeypatch.setattr(torch.Tensor, "__array__", refused)
     return torch.device(PLACE)
 
 

@@ -55,9 +55,10 @@ def test_a_store_moves_as_on_the_host(options, checked, there, stays):
     mine = there(mine)
     for step in range(4):
         features, labels, own = batch(step)
+        if step == 0:  # once: its draws follow from the bytes of unit vectors, and their last bits from the device
+            theirs.start(features, labels)
+            mine.load_state_dict(theirs.state_dict())
         for store, place in ((mine, there), (theirs, lambda value: value)):
-            if step == 0:
-                store.start(place(features), place(labels))
             store.update(place(features), place(labels), place(own), check_values=checked)
     stays(mine.centroids, mine.usage, mine.n_updates)
     are_one(mine, theirs)
@@ -173,6 +174,9 @@ def test_the_head_under_autocast(dtype, there, stays, device):
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             heads[0].observe(made.detach(), there(labels))
         heads[1].observe(made.detach().cpu(), labels)
+        if step == 0:  # the draws of a start follow from the bytes of unit vectors, and their last bits from the device
+            assert bool(heads[0].store.started.all())
+            heads[0].load_state_dict(heads[1].state_dict())
     stays(logits, linear.weight.grad, heads[0].subcentroids)
     assert bool(torch.isfinite(linear.weight.grad).all())
     are_one(*heads, atol=1e-3)

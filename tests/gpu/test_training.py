@@ -19,7 +19,7 @@ from otcluster.dnc.progress import Silent
 from otcluster.runs.interruption import Interrupted
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:You passed")]
-STOPPED = 30  # of 46 steps
+STOPPED = 30  # of 66 steps
 
 
 class Stopper(Silent):
@@ -34,7 +34,7 @@ class Stopper(Silent):
 def test_the_digits(precision, device, tmp_path):
     if device.type == "cpu" and precision == "16-mixed":
         pytest.skip("needs a GPU")
-    changes = [f"train.accelerator={device.type}", f"train.precision={precision}", "train.epochs=2", "optim.warmup_epochs=0"]
+    changes = [f"train.accelerator={device.type}", f"train.precision={precision}", "train.epochs=3", "optim.warmup_epochs=0"]
     recipe = load_recipe("digits", changes)
     whole = train(recipe, tmp_path / "whole")
     assert whole["test"]["accuracy"] > 0.8

@@ -1,4 +1,4 @@
-"""What DNC is compared with, on the same backbone and in the same loop."""
+"""The softmax layer."""
 
 from __future__ import annotations
 
