@@ -17,6 +17,7 @@ from tests.reducers import run_ranks
 ROOT = Path(__file__).parent.parent
 PAGES = [
     "README.md",
+    "docs/ablations.md",
     "docs/choosing-k.md",
     "docs/choosing.md",
     "docs/coming-from.md",
@@ -28,6 +29,7 @@ PAGES = [
     "docs/kmeans.md",
     "docs/metrics.md",
     "docs/numerics.md",
+    "docs/serving.md",
     "docs/solvers.md",
     "docs/stores.md",
 ]

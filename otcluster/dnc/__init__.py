@@ -12,17 +12,23 @@ from otcluster.dnc.head import DNCHead
 from otcluster.dnc.scaling import FixedTemperature, LearntTemperature, ScoreNorm
 
 _ON_USE = {
+    "Ablation": "otcluster.dnc.ablations.plan",
     "Classifier": "otcluster.dnc.classifier",
     "Recipe": "otcluster.dnc.recipe",
+    "ablate": "otcluster.dnc.ablations.work",
+    "export": "otcluster.dnc.exporting",
     "evaluate": "otcluster.dnc.evaluation",
     "evaluate_readouts": "otcluster.dnc.readouts",
     "load_recipe": "otcluster.dnc.recipe",
     "load_run": "otcluster.dnc.run",
+    "Predictions": "otcluster.dnc.serving",
+    "replace_classifier": "otcluster.dnc.replacing",
     "predict": "otcluster.dnc.prediction",
     "train": "otcluster.dnc.training",
 }
 
 __all__ = [
+    "Ablation",
     "Classifier",
     "DNCHead",
     "DeepNCMHead",
@@ -30,14 +36,18 @@ __all__ = [
     "KNNHead",
     "LearntTemperature",
     "LinearHead",
+    "Predictions",
     "Recipe",
     "ScoreNorm",
     "SimCLRHead",
+    "ablate",
     "evaluate",
     "evaluate_readouts",
+    "export",
     "load_recipe",
     "load_run",
     "predict",
+    "replace_classifier",
     "train",
 ]
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import timm
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
+from otcluster.dnc.classes import append_class, drop_class, need_subcentroids
 from otcluster.dnc.errors import RecipeError
 from otcluster.dnc.heads import Head, build_head
+from otcluster.dnc.serving import Images, Predictions, predict_images
 
 if TYPE_CHECKING:
     from otcluster.dnc.recipe import DataConfig, Recipe
@@ -24,6 +27,8 @@ class Classifier(nn.Module):
             ``num_classes=0``.
         head: :class:`DNCHead`, :class:`LinearHead`, another head of this package, or any module from features to logits with a
             method ``observe``.
+        convert: How a picture of PIL becomes a tensor (channels, height, width), for :meth:`predict`.
+        classes: Names of the classes.
 
     Raises:
         TypeError: The head has no method ``observe``.
@@ -35,12 +40,21 @@ class Classifier(nn.Module):
         torch.Size([2, 3])
     """
 
-    def __init__(self, backbone: nn.Module, head: Head) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: Head,
+        *,
+        convert: Callable[[Image.Image], Tensor] | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> None:
         super().__init__()
         if not callable(getattr(head, "observe", None)):
             raise TypeError(f"head must have a method observe(features, labels), as DNCHead and LinearHead have, got {head!r}")
         self.backbone = backbone
         self.head = head
+        self.convert = convert
+        self.classes = None if classes is None else list(classes)
 
     def features(self, images: Tensor) -> Tensor:
         """Pooled features, (n, dim), of images."""
@@ -49,6 +63,89 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits, (n, n_classes), of images."""
         return self.head(self.features(images))
+
+    def predict(self, images: Images, *, batch_size: int = 256) -> Predictions:
+        """Classify images in evaluation mode and without gradients, whatever mode the model is in; it stays in that mode.
+
+        Args:
+            images: A batch (n, channels, height, width); one image (channels, height, width); a picture of PIL, converted as
+                the training images of a run were; or a sequence of images or pictures that come out at one size.
+            batch_size: How many at once.
+
+        Returns:
+            Classes, shares, sub-centroids and features, on the device of the model.
+
+        Raises:
+            TypeError: They are nothing of that; or pictures, and the model was made without ``convert``.
+            ValueError: They have another shape, or ``batch_size`` is not positive.
+
+        Example:
+            >>> model = Classifier(nn.Flatten(), DNCHead(4, n_classes=3))
+            >>> found = model.predict(torch.rand(5, 1, 2, 2), batch_size=2)
+            >>> found.labels.shape, found.shares.shape, found.subcentroids.shape
+            (torch.Size([5]), torch.Size([5, 3]), torch.Size([5]))
+        """
+        return predict_images(self, images, batch_size)
+
+    def add_class(self, images: Images, name: str, *, n_subcentroids: int | None = None, batch_size: int = 256) -> int:
+        """Let a model know one more class without training: its sub-centroids are those of its images' features.
+
+        They are found as training finds them: k-means++, the solver of the head, means. No weight changes, and nothing of the
+        other classes.
+
+        Args:
+            images: Images as for :meth:`predict`, not augmented; or features (n, dim).
+            name: Of the class.
+            n_subcentroids: How many, at most one for each image. Default: four times as many as the other classes have, where
+                there are so many images: what training has not drawn together is spread wider.
+            batch_size: How many images at once.
+
+        Returns:
+            Its label, the largest.
+
+        Raises:
+            TypeError: The head has no sub-centroids, or the images are none.
+            ValueError: There is a class of this name, no images, or fewer than sub-centroids.
+
+        Example:
+            >>> model = Classifier(nn.Flatten(), DNCHead(4, n_classes=2), classes=["cat", "dog"])
+            >>> model.add_class(torch.rand(8, 1, 2, 2), "owl"), model.classes
+            (2, ['cat', 'dog', 'owl'])
+            >>> model.remove_class("dog"), model.classes, model(torch.rand(1, 1, 2, 2)).shape
+            (1, ['cat', 'owl'], torch.Size([1, 2]))
+        """
+        head, names = need_subcentroids(self.head), self._names()
+        if name in names:
+            raise ValueError(f"there is a class {name} already: give the new one another name")
+        given = isinstance(images, Tensor) and images.ndim == 2
+        features = images if given else self.predict(images, batch_size=batch_size).features
+        append_class(head, features, n_subcentroids)  # type: ignore[arg-type]
+        self.classes = [*names, name]
+        return len(names)
+
+    def remove_class(self, name: str) -> int:
+        """Let a model forget a class. Labels of later classes move down.
+
+        Args:
+            name: Of the class; its label as text, where the classes have no names.
+
+        Returns:
+            The label that it had.
+
+        Raises:
+            TypeError: The head has no sub-centroids.
+            ValueError: There is no such class, or no other.
+        """
+        head, names = need_subcentroids(self.head), self._names()
+        if name not in names:
+            raise ValueError(f"there is no class {name!r}, only {', '.join(names[:20])}")
+        label = names.index(name)
+        drop_class(head, label)
+        self.classes = [each for each in names if each != name]
+        return label
+
+    def _names(self) -> list[str]:
+        return self.classes or [str(label) for label in range(need_subcentroids(self.head).n_classes)]
 
 
 def build_classifier(recipe: Recipe, n_classes: int, class_sizes: Sequence[int] | None = None) -> Classifier:

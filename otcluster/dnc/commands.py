@@ -11,7 +11,9 @@ import typer
 from rich.console import Console
 from safetensors.torch import save
 
+from otcluster.dnc.ablations.command import ablate_command, ablations_command
 from otcluster.dnc.evaluation import evaluate
+from otcluster.dnc.model_commands import add_class_command, export_command, remove_class_command
 from otcluster.dnc.prediction import predict
 from otcluster.dnc.progress import Terminal
 from otcluster.dnc.readouts import READOUT_NAMES, evaluate_readouts, usual_readouts
@@ -24,6 +26,11 @@ from otcluster.runs.guard import guarded
 from otcluster.runs.ranks import disconnect, need_one_process
 
 app = typer.Typer(no_args_is_help=True, help="Deep Nearest Centroids: train, evaluate and predict.")
+app.command("ablate")(ablate_command)
+app.command("ablations")(ablations_command)
+app.command("export")(export_command)
+app.command("add-class")(add_class_command)
+app.command("remove-class")(remove_class_command)
 
 _Data = Annotated[str | None, typer.Option("--data", metavar="DIR", help="Folder with train/<class>/* and test/<class>/*.")]
 _Run = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run.")]
@@ -46,6 +53,9 @@ def train_command(
     changes: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes of the recipe.")] = None,
     data: _Data = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="RUN", help="Directory of the run.")] = None,
+    init_from: Annotated[
+        Path | None, typer.Option("--init-from", metavar="RUN", help="A run with whose weights the backbone begins.")
+    ] = None,
 ) -> None:
     """Train a recipe, or go on with a run of it."""
 
@@ -55,7 +65,7 @@ def train_command(
             chosen = at_folder(chosen, data)
         root = out or Path("runs") / chosen.name
         with Terminal(Console()) as terminal:
-            metrics = train(chosen, root, progress=terminal)
+            metrics = train(chosen, root, init_from=init_from, progress=terminal)
         disconnect()
         if os.environ.get("RANK", "0") == "0":
             share = metrics.get("dnc_share")

@@ -114,7 +114,7 @@ class DNCHead(nn.Module):
             found = points @ centroids.T
             if self.store.metric == "sqeuclidean":
                 found = found - (points.square().sum(dim=1, keepdim=True) + centroids.square().sum(dim=1)) / 2
-            found = found.view(len(points), *self.subcentroids.shape[:2])
+            found = torch.unflatten(found, 1, self.subcentroids.shape[:2])
             return found if self.store.all_open else found.masked_fill(~self.store.is_open, -torch.inf)
 
     def own_similarities(self, features: Tensor, labels: Tensor) -> Tensor:

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import ImageOps
+from PIL import Image, ImageOps
 from torch import nn
 
-from otcluster.dnc.conversion import Conversion
-from otcluster.dnc.head import DNCHead
 from otcluster.dnc.pictures import open_image
 from otcluster.dnc.run import LoadedRun
 from otcluster.dnc.typical import TypicalImages
@@ -70,23 +68,27 @@ def predict(run: LoadedRun, paths: Sequence[str | Path], *, invert: bool = False
         (True, 3)
     """
     typical = TypicalImages.load(run.files)
-    convert = Conversion(run.recipe.data, augment=False)
-    parameter = next(run.model.parameters())
-    background = "black" if run.recipe.data.kind == "digits" and not invert else "white"
     found = []
     for path in paths:
-        image = open_image(Path(path), background=background)
-        if invert:
-            image = ImageOps.invert(image)
-        features = run.model.features(convert(image)[None].to(parameter.device, parameter.dtype))
-        logits = run.model.head(features)[0]
-        label = int(logits.argmax())
-        won = int(run.model.head.similarities(features)[0, label].argmax()) if isinstance(run.model.head, DNCHead) else None
+        said = run.model.predict(read_picture(run, path, invert=invert))
+        label = int(said.labels[0])
+        won = None if said.subcentroids is None else int(said.subcentroids[0])
         own = typical.of(label, won or 0)
-        cosines = typical.features[own] @ nn.functional.normalize(features.float(), dim=-1)[0].cpu()
+        cosines = typical.features[own] @ nn.functional.normalize(said.features.float(), dim=-1)[0].cpu()
         best = torch.topk(cosines, min(_NEAREST, len(own)))
         names = [typical.names[at] for at in own[best.indices].tolist()]
-        share = float(torch.softmax(logits, dim=0)[label])
+        share = float(said.shares[0, label])
         nearest = list(zip(names, best.values.tolist(), strict=True))
         found.append(Prediction(str(path), run.classes[label], share, None if won is None else won + 1, nearest))
     return found
+
+
+def read_picture(run: LoadedRun, path: str | Path, *, invert: bool) -> Image.Image:
+    """A user's picture. What is transparent is white paper, and black with digits that are not inverted.
+
+    Raises:
+        DataError: It cannot be read as an image.
+    """
+    background = "black" if run.recipe.data.kind == "digits" and not invert else "white"
+    image = open_image(Path(path), background=background)
+    return ImageOps.invert(image) if invert else image

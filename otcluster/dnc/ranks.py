@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from otcluster.dnc.errors import RecipeError
 from otcluster.dnc.recipe import TrainConfig
-from otcluster.runs.errors import RunError
+from otcluster.runs.errors import LostRankError
 from otcluster.runs.ranks import Processes, announced, processes_here
 
 _T = TypeVar("_T")
@@ -34,7 +34,8 @@ def connected(config: TrainConfig) -> Iterator[Ranks]:
 
     Raises:
         RecipeError: This machine has not what the recipe asks for.
-        RunError: The launcher does not say who there is, or a rank does not answer.
+        RunError: The launcher does not say who there is.
+        LostRankError: A rank does not answer.
     """
     n = announced()
     fabric = _fabric(config, n)
@@ -44,7 +45,7 @@ def connected(config: TrainConfig) -> Iterator[Ranks]:
     except RuntimeError as error:
         if n == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
-        raise RunError(
+        raise LostRankError(
             f"another rank has ended, or has not answered for train.timeout={config.timeout:g} seconds ({error}); what was "
             "saved is whole, and the same command goes on from there"
         ) from error

@@ -53,6 +53,8 @@ class BackboneConfig:
     frozen: bool = False
     stem: str = "imagenet"
     options: dict[str, Any] = field(default_factory=dict)
+    init_from: str | None = None
+    init_digest: str | None = None
 
 
 @dataclass
@@ -194,7 +196,7 @@ _SEEDS = ("train.seed", "data.split_seed")
 _SEED_LIMIT = 2**63  # torch takes no larger ones
 _POSITIVE = ("solver.epsilon", "optim.lr", "optim.gamma", "optim.power", "train.timeout")
 _SHARES = ("head.momentum", "optim.momentum", "optim.label_smoothing", "data.erasing", "train.ema")
-_FOLDS = 5
+FOLDS = 5
 _MAGNITUDES = 31  # of RandAugment
 
 
@@ -229,7 +231,7 @@ def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
             raise RecipeError(f"cannot read recipe {name}: {getattr(error, 'strerror', None) or error}") from None
     else:
         raise RecipeError(
-            f"there is no recipe {name!r}{_nearest(name, recipe_names())}: choose one of {', '.join(recipe_names())}"
+            f"there is no recipe {name!r}{nearest_name(name, recipe_names())}: choose one of {', '.join(recipe_names())}"
         )
     for change in changes:
         if "=" not in change or change.startswith("="):
@@ -265,6 +267,12 @@ def at_folder(recipe: Recipe, folder: str) -> Recipe:
             "data.kind=digits takes no folder, its images are embedded: leave out --data and data.dir, or train image-folder"
         )
     return replace(recipe, data=replace(recipe.data, dir=os.path.abspath(os.path.expanduser(folder))))
+
+
+def init_from_run(recipe: Recipe, run: str) -> Recipe:
+    """The recipe with a backbone that begins with the weights of a run, whose directory is made absolute."""
+    place = os.path.abspath(os.path.expanduser(run))
+    return replace(recipe, backbone=replace(recipe.backbone, init_from=place))
 
 
 def parse_recipe(values: Any, source: str) -> Recipe:
@@ -306,10 +314,11 @@ def _nearest_key(name: str, beside: list[str]) -> str:
     """The keys that end alike in other groups, or else the one written most alike; ``beside`` are those of the same group."""
     known = _all_keys()
     same = [key for key in known if key.split(".")[1] == name.split(".")[-1]]
-    return f", did you mean {' or '.join(same)}?" if same else _nearest(name, beside + known)
+    return f", did you mean {' or '.join(same)}?" if same else nearest_name(name, beside + known)
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def nearest_name(name: str, known: list[str]) -> str:
+    """Words that suggest the one of ``known`` that is written most alike, if any is."""
     match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f", did you mean {match[0]}?" if match else ""
 
@@ -338,6 +347,8 @@ def _check_values(recipe: Recipe) -> None:
     _check_images(recipe.data)
     if recipe.head.kind == "simclr" and (recipe.data.mixup or recipe.data.cutmix):
         raise RecipeError("head.kind=simclr compares two views of each image: data.mixup and data.cutmix must be 0")
+    if recipe.backbone.init_from is not None and recipe.backbone.pretrained:
+        raise RecipeError("backbone.init_from and backbone.pretrained=true both say with which weights to begin: leave one out")
     if recipe.train.ema == 1:
         raise RecipeError("train.ema must be less than 1, or the average would stay at the first weights")
     if sorted(recipe.optim.milestones) != recipe.optim.milestones:
@@ -367,7 +378,7 @@ def _check_images(data: DataConfig) -> None:
         raise RecipeError(f"data.crop_share must be null or lie in (0, 1], got {data.crop_share}")
     if data.labels_per_class is not None and data.labels_per_class < 1:
         raise RecipeError(f"data.labels_per_class must be null or at least 1, got {data.labels_per_class}")
-    if not 0 <= data.fold < _FOLDS:
-        raise RecipeError(f"data.fold must be one of the {_FOLDS} folds 0 to {_FOLDS - 1}, got {data.fold}")
+    if not 0 <= data.fold < FOLDS:
+        raise RecipeError(f"data.fold must be one of the {FOLDS} folds 0 to {FOLDS - 1}, got {data.fold}")
     if data.rand_augment >= _MAGNITUDES:
         raise RecipeError(f"data.rand_augment must be a magnitude below {_MAGNITUDES}, got {data.rand_augment}")

@@ -10,8 +10,11 @@ from typing import Any
 from torch import nn
 
 from otcluster.dnc.checkpoint import checkpoints, load_checkpoint
+from otcluster.dnc.classes import give_counts
 from otcluster.dnc.classifier import Classifier, build_classifier
+from otcluster.dnc.conversion import Conversion
 from otcluster.dnc.data import ImageData, Split, load_data, load_test
+from otcluster.dnc.head import DNCHead
 from otcluster.dnc.heads import metric_of, temperature_of
 from otcluster.dnc.recipe import DataConfig, ExplainConfig, Recipe, TrainConfig, at_folder, parse_text
 from otcluster.runs.errors import CheckpointError, RunError
@@ -123,7 +126,10 @@ def _essence(recipe: Recipe) -> dict[str, Any]:
     head = replace(recipe.head, metric=metric_of(recipe.head), temperature=temperature_of(recipe.head))
     data = replace(recipe.data, dir=usual.dir, workers=usual.workers, broken=usual.broken, in_memory=usual.in_memory)
     loop = replace(recipe.train, checkpoint_steps=TrainConfig().checkpoint_steps, timeout=TrainConfig().timeout, shares=None)
-    return asdict(replace(recipe, name="", description="", data=data, head=head, train=loop, explain=ExplainConfig()))
+    backbone = replace(recipe.backbone, init_from=None)  # the digest of its weights is compared
+    return asdict(
+        replace(recipe, name="", description="", data=data, head=head, backbone=backbone, train=loop, explain=ExplainConfig())
+    )
 
 
 def _difference(theirs: dict[str, Any], ours: dict[str, Any], prefix: str = "") -> str:
@@ -204,9 +210,12 @@ def load_run(root: str | Path, *, data_dir: str | None = None) -> LoadedRun:
         raise RunError(f"{files.root} holds no checkpoint yet: train it first")
     weights, loop = state
     model = build_classifier(recipe, len(loop["classes"]), loop.get("class_sizes"))
+    if "subcentroids" in loop and isinstance(model.head, DNCHead):
+        give_counts(model.head, loop["subcentroids"])
     restore(model, weights, files.checkpoints)
     if "average" in loop:
         restore(model.backbone, loop["average"], files.checkpoints)
+    model.classes, model.convert = list(loop["classes"]), Conversion(recipe.data, augment=False)
     return LoadedRun(files, recipe, list(loop["classes"]), model.eval())
 
 

@@ -30,10 +30,11 @@ from otcluster.dnc.optimizers import build_optimizer
 from otcluster.dnc.progress import Progress, Silent
 from otcluster.dnc.ranks import Ranks, connected
 from otcluster.dnc.readouts import readout_metrics, usual_readouts
-from otcluster.dnc.recipe import Recipe, at_folder
+from otcluster.dnc.recipe import Recipe, at_folder, init_from_run
 from otcluster.dnc.run import RunFiles, restore
 from otcluster.dnc.schedules import learning_rate
 from otcluster.dnc.stopwatch import StepWatch, Times
+from otcluster.dnc.transfer import begin_with, starting_point
 from otcluster.dnc.typical import find_typical
 from otcluster.runs.errors import RunError
 from otcluster.runs.files import write_table, write_text
@@ -59,7 +60,9 @@ class _Loop:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
-def train(recipe: Recipe, out: str | Path, *, progress: Progress | None = None) -> dict[str, Any]:
+def train(
+    recipe: Recipe, out: str | Path, *, init_from: str | Path | None = None, progress: Progress | None = None
+) -> dict[str, Any]:
     """Train the model of a recipe, or go on where an earlier call left off.
 
     Under ``torchrun`` all processes call it, and each takes its part of every batch. The first writes.
@@ -69,6 +72,8 @@ def train(recipe: Recipe, out: str | Path, *, progress: Progress | None = None) 
         out: Directory of the run: new, empty, or of the same recipe. Keys that do not decide what is learnt may differ
             (``data.dir``, ``data.workers``, ``data.broken``, ``train.checkpoint_steps``, ``train.timeout``, ``train.shares``,
             ``explain.*``), and so may the number of processes.
+        init_from: Directory of a run with whose weights the backbone begins, all of them; kept as ``backbone.init_from``, with
+            their digest. Default: as the recipe says.
         progress: What to tell, and whom. Default: nobody.
 
     Returns:
@@ -93,12 +98,15 @@ def train(recipe: Recipe, out: str | Path, *, progress: Progress | None = None) 
     """
     if recipe.data.dir is not None:
         recipe = at_folder(recipe, recipe.data.dir)
+    if init_from is not None:
+        recipe = init_from_run(recipe, str(init_from))
     with connected(recipe.train) as ranks:
         speaks = progress if progress is not None and ranks.is_first else Silent()
         return _train(recipe, RunFiles(Path(out)), speaks, ranks)
 
 
-def _train(recipe: Recipe, files: RunFiles, progress: Progress, ranks: Ranks) -> dict[str, Any]:
+def _train(given: Recipe, files: RunFiles, progress: Progress, ranks: Ranks) -> dict[str, Any]:
+    recipe, first = ranks.together(lambda: starting_point(given))
     ranks.check_same("recipes", replace(recipe, data=replace(recipe.data, dir=None)).to_yaml())
     data = ranks.together(lambda: _data(recipe))
     ranks.check_same("images", data.fingerprint)
@@ -108,6 +116,9 @@ def _train(recipe: Recipe, files: RunFiles, progress: Progress, ranks: Ranks) ->
         return metrics
     with torch.random.fork_rng():
         model = ranks.together(lambda: build_classifier(recipe, len(data.classes), data.class_sizes))
+        if state is None and recipe.backbone.init_from is not None:
+            ranks.together(lambda: begin_with(model, recipe, first))
+            progress.note(f"the backbone begins with all {len(first or ())} tensors of {recipe.backbone.init_from}")
         training = _Training(recipe, files, data, progress, ranks, model)
         if state is not None:
             ranks.together(lambda: training.restore(*state))

@@ -9,3 +9,7 @@ class RunError(ValueError):
 
 class CheckpointError(RunError):
     """No checkpoint can be read, or it does not fit."""
+
+
+class LostRankError(RunError):
+    """Another process of the launch has ended, or does not answer: this one cannot go on."""

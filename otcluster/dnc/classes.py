@@ -1,0 +1,127 @@
+"""Classes that a trained head gains or loses without training, since no weight is tied to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from otcluster.dnc.head import DNCHead
+from otcluster.dnc.scaling import ScoreNorm
+from otcluster.stores.centroids import CentroidStore
+from otcluster.stores.queue import MemoryQueue
+
+# A class that training has not drawn together is spread wider, and takes more sub-centroids to describe than the others.
+_TIMES_AS_MANY = 4
+_ROUNDS = 50  # after which sub-centroids that still move are taken as they are
+
+
+def append_class(head: DNCHead, features: Tensor, n_subcentroids: int | None = None) -> None:
+    """Give a head one more class, the last one, described by sub-centroids of ``features``.
+
+    They are what training would make of these features: started by k-means++, assigned by the head's solver, each the mean of
+    its own, until they stay.
+
+    Args:
+        head: Changed in place.
+        features: (n, dim), at least one.
+        n_subcentroids: How many; at most n. Default: four times as many as other classes have at most, or n where that is less.
+
+    Raises:
+        ValueError: The features have another shape or are not finite, or there are fewer than sub-centroids.
+    """
+    store = head.store
+    if features.ndim != 2 or features.shape[1] != store.dim or not len(features):
+        raise ValueError(f"features must have shape (n, {store.dim}), n at least 1, got {tuple(features.shape)}")
+    k = min(_TIMES_AS_MANY * max(counts_of(head)), len(features)) if n_subcentroids is None else n_subcentroids
+    if not 1 <= k <= len(features):
+        raise ValueError(f"n_subcentroids must lie in 1 to {len(features)}, the number of images, got {k}")
+    alone = DNCHead(
+        store.dim, 1, n_subcentroids=k, momentum=0.0, memory=0, solver=head.solver, seed=head.seed, metric=store.metric
+    )
+    alone.to(store.centroids)
+    labels = torch.zeros(len(features), dtype=torch.int64, device=features.device)
+    for _ in range(_ROUNDS):
+        before = alone.subcentroids.clone()
+        alone.observe(features, labels)
+        if torch.equal(before, alone.subcentroids):
+            break
+    _set_store(head, list(range(head.n_classes)), [*counts_of(head), k])
+    head.store.centroids[-1, :k] = alone.subcentroids[0]
+    head.store.started[-1] = True
+
+
+def drop_class(head: DNCHead, label: int) -> None:
+    """Take a class from a head, and its features from the memory; the labels of later ones move down.
+
+    Args:
+        head: Changed in place; two classes or more.
+        label: Which.
+
+    Raises:
+        ValueError: It is the only class, or there is no such class.
+    """
+    if not 0 <= label < head.n_classes:
+        raise ValueError(f"label must lie in 0 to {head.n_classes - 1}, got {label}")
+    if head.n_classes == 1:
+        raise ValueError("the only class cannot be removed")
+    kept = [each for each in range(head.n_classes) if each != label]
+    counts = counts_of(head)
+    _set_store(head, kept, [counts[each] for each in kept])
+    memory = head.memory
+    features, labels = memory.features, memory.labels
+    left = labels != label
+    head.memory = MemoryQueue(memory.capacity, memory.dim, dtype=memory.stored_features.dtype).to(features.device)
+    head.memory.push(features[left], labels[left] - (labels[left] > label).to(torch.int64))
+
+
+def counts_of(head: DNCHead) -> list[int]:
+    """How many sub-centroids each class has."""
+    return [int(count) for count in head.store.is_open.sum(dim=1).tolist()]
+
+
+def give_counts(head: DNCHead, counts: Sequence[int]) -> None:
+    """Let the classes of a new head have so many sub-centroids, as those of one that was saved had."""
+    if list(counts) != counts_of(head):
+        _set_store(head, [], counts)
+
+
+def need_subcentroids(head: nn.Module) -> DNCHead:
+    """The head, which must be one of sub-centroids and without weights for each class.
+
+    Raises:
+        TypeError: It is not.
+    """
+    if isinstance(head, DNCHead) and isinstance(head.scaling, ScoreNorm):
+        raise TypeError("classes cannot come and go without training with head.scaling=layer_norm, which has weights for each")
+    if not isinstance(head, DNCHead):
+        raise TypeError(f"classes come and go without training where a head has sub-centroids, and this is {head!r}")
+    return head
+
+
+def _set_store(head: DNCHead, kept: list[int], counts: Sequence[int]) -> None:
+    """A store for classes with ``counts`` sub-centroids, of which the first are the ``kept`` ones of the store before."""
+    old = head.store
+    new = CentroidStore(
+        n_classes=len(counts),
+        n_centroids=list(counts),
+        dim=old.dim,
+        momentum=old.momentum,
+        metric=old.metric,
+        averaging=old.averaging,
+        revival=old.revival,
+        dtype=old.centroids.dtype,
+        seed=head.seed,
+    ).to(old.centroids.device)
+    for name, buffer in new.named_buffers():
+        source: Any = getattr(old, name)
+        if not buffer.ndim:
+            buffer.copy_(source)
+        elif buffer.ndim == 1:
+            buffer[: len(kept)] = source[kept]
+        else:
+            k = min(buffer.shape[1], source.shape[1])
+            buffer[: len(kept), :k] = source[kept][:, :k]
+    head.store, head.n_classes = new, len(counts)
