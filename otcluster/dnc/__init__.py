@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from otcluster.dnc.baselines import LinearHead
+from otcluster.dnc.growth import Evidence
 from otcluster.dnc.head import DNCHead
 
 _ON_USE = {
@@ -20,7 +21,18 @@ _ON_USE = {
     "train": "otcluster.dnc.training",
 }
 
-__all__ = ["Classifier", "DNCHead", "LinearHead", "Recipe", "evaluate", "load_recipe", "load_run", "predict", "train"]
+__all__ = [
+    "Classifier",
+    "DNCHead",
+    "Evidence",
+    "LinearHead",
+    "Recipe",
+    "evaluate",
+    "load_recipe",
+    "load_run",
+    "predict",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,7 @@
 from otcluster.dnc.baselines import LinearHead as LinearHead
 from otcluster.dnc.classifier import Classifier as Classifier
 from otcluster.dnc.evaluation import evaluate as evaluate
+from otcluster.dnc.growth import Evidence as Evidence
 from otcluster.dnc.head import DNCHead as DNCHead
 from otcluster.dnc.prediction import predict as predict
 from otcluster.dnc.recipe import Recipe as Recipe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import timm
@@ -10,11 +11,12 @@ from torch import Tensor, nn
 
 from otcluster.dnc.baselines import LinearHead
 from otcluster.dnc.errors import RecipeError
+from otcluster.dnc.growth import Evidence
 from otcluster.dnc.head import DNCHead
 from otcluster.solvers import LogSinkhorn, Nearest, SinkhornKnopp, Solver
 
 if TYPE_CHECKING:
-    from otcluster.dnc.recipe import DataConfig, Recipe, SolverConfig
+    from otcluster.dnc.recipe import DataConfig, GrowthConfig, Recipe, SolverConfig
 
 
 class Classifier(nn.Module):
@@ -83,6 +85,7 @@ def build_classifier(recipe: Recipe, n_classes: int) -> Classifier:
             memory=recipe.memory.capacity,
             solver=build_solver(recipe.solver),
             seed=recipe.train.seed,
+            growth=build_growth(recipe.growth),
         )
         return Classifier(backbone, head)
 
@@ -103,3 +106,8 @@ def build_solver(config: SolverConfig) -> Solver:
         return Nearest()
     kind = LogSinkhorn if config.kind == "log_sinkhorn" else SinkhornKnopp
     return kind(epsilon=config.epsilon, max_iter=config.max_iter, tol=config.tol)
+
+
+def build_growth(config: GrowthConfig) -> Evidence | None:
+    """How the classes of a recipe find their number of sub-centroids; None where it is given."""
+    return None if config.kind == "none" else Evidence(**{each.name: getattr(config, each.name) for each in fields(Evidence)})

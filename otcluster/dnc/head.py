@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from otcluster.distributed import TorchReducer
+from otcluster.dnc.growth import Evidence, Growing
 from otcluster.problem import Problem
 from otcluster.scores import PointScores
 from otcluster.solve import solve
@@ -36,6 +37,8 @@ class DNCHead(nn.Module):
         memory: How many recent features (those of the batch counted) clustering sees; 0 for the batch alone.
         solver: How features are assigned. Default: :data:`DEFAULT_SOLVER`, up to ten rounds.
         seed: Seed of the start.
+        growth: How classes change their number of sub-centroids while the head observes, from ``n_subcentroids`` on:
+            :class:`otcluster.dnc.Evidence`. Default: they keep it.
 
     Raises:
         TypeError: An argument is of the wrong type.
@@ -63,17 +66,27 @@ class DNCHead(nn.Module):
         memory: int = 4096,
         solver: Solver | None = None,
         seed: int = 0,
+        growth: Evidence | None = None,
     ) -> None:
         super().__init__()
         if not temperature > 0 or temperature == float("inf"):
             raise ValueError(f"temperature must be positive and finite, got {temperature}")
         if solver is not None and (isinstance(solver, type) or not isinstance(solver, Solver)):
             raise TypeError(f"solver must be a solver such as LogSinkhorn(epsilon=0.05), got {solver!r}")
+        if growth is not None and not isinstance(growth, Evidence):
+            raise TypeError(f"growth must be None or an object such as Evidence(k_max=16), got {growth!r}")
         self.n_classes, self.temperature, self.seed = int(n_classes), float(temperature), seed
         self.solver = DEFAULT_SOLVER if solver is None else solver
         self.store = CentroidStore(
-            n_classes=n_classes, n_centroids=n_subcentroids, dim=dim, momentum=momentum, metric="cosine", seed=seed
+            n_classes=n_classes,
+            n_centroids=n_subcentroids,
+            dim=dim,
+            momentum=momentum,
+            metric="cosine",
+            seed=seed,
+            room=None if growth is None else growth.k_max,
         )
+        self.growing = None if growth is None else Growing(growth, self.store)
         self.memory = MemoryQueue(memory, dim)
 
     def extra_repr(self) -> str:
@@ -83,6 +96,11 @@ class DNCHead(nn.Module):
     def subcentroids(self) -> Tensor:
         """Unit vectors, (n_classes, n_subcentroids, dim); zero where a class has fewer than the most."""
         return self.store.centroids
+
+    @property
+    def n_open(self) -> Tensor:
+        """How many sub-centroids each class has, (n_classes,)."""
+        return self.store.is_open.sum(dim=1)
 
     def similarities(self, features: Tensor) -> Tensor:
         """Cosine of each feature (n, dim) to each sub-centroid: (n, n_classes, n_subcentroids), never in half precision.
@@ -140,6 +158,7 @@ class DNCHead(nn.Module):
             self.store.start(unit, labels, seed=self.seed, reducer=reducer)
             points = PointScores(unit, self.subcentroids, metric="cosine")
             share = None if self.store.all_open else self.store.is_open.to(unit.dtype)
+            share = share if self.growing is None else self.growing.cluster_share(self.store)
             problem = Problem(
                 points,
                 cluster_share=share,
@@ -149,3 +168,5 @@ class DNCHead(nn.Module):
                 sharded=reducer is not None,
             )
             self.store.update(unit, labels, solve(problem, self.solver, reducer=reducer), reducer=reducer)
+            if self.growing is not None:
+                self.growing.step(self.store, unit, labels, reducer)

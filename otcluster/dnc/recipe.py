@@ -70,6 +70,20 @@ class MemoryConfig:
 
 
 @dataclass
+class GrowthConfig:
+    """Whether classes find their number of sub-centroids by themselves; the keys are those of ``Evidence``."""
+
+    kind: str = "none"
+    k_min: int = 1
+    k_max: int = 16
+    every: int = 20
+    warmup: int = 100
+    patience: int = 2
+    least: int = 8
+    margin: float = 0.1
+
+
+@dataclass
 class OptimConfig:
     """How the backbone learns."""
 
@@ -117,6 +131,7 @@ class Recipe:
     head: HeadConfig = field(default_factory=HeadConfig)
     solver: SolverConfig = field(default_factory=SolverConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
+    growth: GrowthConfig = field(default_factory=GrowthConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     explain: ExplainConfig = field(default_factory=ExplainConfig)
@@ -133,6 +148,7 @@ _CHOICES = {
     "data.channels": (1, 3),
     "head.kind": ("dnc", "linear"),
     "solver.kind": ("log_sinkhorn", "sinkhorn_knopp", "nearest"),
+    "growth.kind": ("none", "evidence"),
     "optim.name": ("sgd", "adamw"),
     "optim.schedule": ("constant", "cosine"),
     "train.precision": ("32-true", "64-true", "bf16-mixed", "16-mixed"),
@@ -146,6 +162,13 @@ _AT_LEAST = {
     "head.n_subcentroids": 1,
     "solver.max_iter": 1,
     "memory.capacity": 0,
+    "growth.k_min": 1,
+    "growth.k_max": 1,
+    "growth.every": 1,
+    "growth.warmup": 0,
+    "growth.patience": 1,
+    "growth.least": 2,
+    "growth.margin": 0,
     "optim.lr": 0,
     "optim.weight_decay": 0,
     "optim.warmup_epochs": 0,
@@ -300,3 +323,12 @@ def _check_values(recipe: Recipe) -> None:
         raise RecipeError(f"train.shares must be null or positive numbers, got {recipe.train.shares}")
     if recipe.solver.tol is not None and not recipe.solver.tol >= 0:
         raise RecipeError(f"solver.tol must be null or not negative, got {recipe.solver.tol}")
+    growth = recipe.growth
+    if growth.kind != "none":
+        if recipe.head.kind != "dnc":
+            raise RecipeError(f"growth.kind={growth.kind} is for head.kind=dnc, got head.kind={recipe.head.kind}")
+        if not growth.k_min <= recipe.head.n_subcentroids <= growth.k_max:
+            raise RecipeError(
+                f"head.n_subcentroids, the number that classes start with, must lie from growth.k_min={growth.k_min} to "
+                f"growth.k_max={growth.k_max}, got {recipe.head.n_subcentroids}"
+            )

@@ -41,6 +41,7 @@ _State = tuple[dict[str, torch.Tensor], dict[str, Any]]
 def _check_counts(recipe: Recipe, data: ImageData, rows: torch.Tensor, what: str) -> None:
     """See that each class has images for its sub-centroids among ``rows``."""
     needed = recipe.head.n_subcentroids if recipe.head.kind == "dnc" else 1
+    needed = needed if recipe.growth.kind == "none" else recipe.growth.k_min
     counts = torch.bincount(data.train.labels[rows], minlength=len(data.classes)).tolist()
     for name, count in zip(data.classes, counts, strict=True):
         if count < needed:
@@ -237,11 +238,17 @@ class _Training:
             "train_loss": loop.loss_sum / max(loop.seen, 1),
             "train_accuracy": loop.right / max(loop.seen, 1),
             "test_accuracy": test["accuracy"],
+            **({} if (n_open := self._n_open()) is None else {"subcentroids": sum(n_open) / len(n_open)}),
         }
         loop.history.append(row)
         loop.epoch, loop.batch, loop.loss_sum, loop.right, loop.seen = loop.epoch + 1, 0, 0.0, 0, 0
         self._write_history()
         self.progress.epoch(row, recipe.train.epochs)
+
+    def _n_open(self) -> list[int] | None:
+        """How many sub-centroids each class has now, where classes find it by themselves."""
+        head = self.model.head
+        return head.n_open.tolist() if isinstance(head, DNCHead) and head.growing is not None else None
 
     def _evaluate(self, split: Split) -> Evaluation:
         self.ranks.share_buffers(self.model.backbone)
@@ -331,6 +338,8 @@ class _Training:
             "epochs": recipe.train.epochs,
             "steps": self.loop.step,
         }
+        if (n_open := self._n_open()) is not None:
+            metrics["subcentroids"] = dict(zip(self.data.classes, n_open, strict=True))
         write_text(self.files.metrics, json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
         return metrics
 

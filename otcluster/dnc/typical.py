@@ -93,7 +93,8 @@ def find_typical(model: Classifier, train: Evaluation, split: Split, n_classes: 
     unit = nn.functional.normalize(train.features.to(centroids.dtype), dim=-1)
     chunks = zip(torch.split(unit, 4096), torch.split(train.labels, 4096), strict=True)
     own = torch.cat([torch.einsum("nd,nkd->nk", rows, centroids[labels]) for rows, labels in chunks])
-    cosine, nearest = own.max(dim=1)
+    there = (centroids != 0).any(dim=2)[train.labels]  # what a class does not have is zero
+    cosine, nearest = own.masked_fill(~there, -torch.inf).max(dim=1)
     owner = train.labels * k + nearest
     order = torch.argsort(cosine, descending=True, stable=True)
     order = order[torch.argsort(owner[order], stable=True)]
