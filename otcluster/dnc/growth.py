@@ -28,13 +28,13 @@ class Evidence:
 
     Every so many steps each feature at hand is counted to the nearest sub-centroid of its class. The features of each
     sub-centroid are divided in two, and so are those of each two that are nearest to each other; divisions are judged by
-    features that they were not made from (:func:`otcluster.stores.twofold.divide`). A sub-centroid whose features have two modes
-    is split. Two whose features have one are merged, and one that hardly any feature is nearest to is closed. It has to be so
-    for several rounds running, and a sub-centroid that was changed begins anew, so that no passing state of features counts.
+    features that they were not made from (:func:`otcluster.stores.twofold.divide`). A sub-centroid whose features have two
+    modes is split. Two whose features have one are merged, and one that hardly any feature is nearest to is closed. It has to
+    be so for several rounds running, and a changed sub-centroid begins anew, so that no passing state of the features counts.
 
     Once the warm-up is over features are assigned in the shares that the sub-centroids had at the last rounds, no longer in
-    equal ones: with equal shares, two sub-centroids would stand on a mode with two thirds of its class, and one between two that
-    have a sixth each.
+    equal ones: with equal shares, two sub-centroids would stand on a mode with two thirds of its class, and one between two
+    that have a sixth each.
 
     Args:
         k_min: The fewest sub-centroids of a class.

@@ -86,6 +86,8 @@ class DNCHead(nn.Module):
             seed=seed,
             room=None if growth is None else growth.k_max,
         )
+        if growth is not None:
+            growth.check_counts(self.n_open)
         self.growing = None if growth is None else Growing(growth, self.store)
         self.memory = MemoryQueue(memory, dim)
 
