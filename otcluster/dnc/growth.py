@@ -15,7 +15,7 @@ from otcluster.scores import PointScores
 from otcluster.solve import nearest
 from otcluster.stores.centroids import CentroidStore, precise
 from otcluster.stores.sums import place_sums
-from otcluster.stores.twofold import Twofold, divide
+from otcluster.stores.twofold import divide, sides
 
 _KEPT = 0.5  # of the shares at a round, for they are counted from few samples
 _DEAD = 0.1  # part of the fair share below which a sub-centroid is closed
@@ -95,7 +95,7 @@ class Evidence:
 
 
 class _Round(NamedTuple):
-    """What a round found, each (n_classes, k)."""
+    """What a round found, of shape (n_classes, k) where nothing else is said."""
 
     partner: Tensor
     """The nearest other sub-centroid of the class."""
@@ -104,6 +104,9 @@ class _Round(NamedTuple):
     """Of two that are nearest to each other, at the first."""
     gain: Tensor
     """Of splitting, -1 where it was not tried."""
+    tried: Tensor
+    cuts: Tensor
+    """Across the features of each that was tried, (m, 2, dim)."""
 
 
 class Growing(nn.Module):
@@ -167,11 +170,18 @@ class Growing(nn.Module):
         self.shares.copy_(torch.where(known, _KEPT * self.shares + (1 - _KEPT) * counts / n.clamp(min=1), self.shares))
         dead = store.is_open & known & (self.shares < _DEAD / n_open)
         self.deaths.copy_(torch.where(dead, self.deaths + 1, 0))
-        found, halves, index = self._look(store, features, labels * k + which, counts, turn, reducer)
+        place = labels * k + which
+        found = self._look(store, features, place, counts, turn, reducer)
         second = torch.zeros_like(found.is_one, dtype=torch.int64).scatter_add_(1, found.partner, found.is_one.to(torch.int64))
         self.merges.copy_(torch.where(found.is_one | (second > 0), self.merges + 1, 0))
         self.splits.copy_(torch.where(found.is_two, self.splits + 1, 0))
-        self._change(store, found, halves, index)
+        closing = store.is_open & (self.deaths >= policy.patience)
+        merging = found.is_one & (torch.minimum(self.merges, self.merges.gather(1, found.partner)) >= policy.patience)
+        splitting = found.is_two & (self.splits >= policy.patience) & (n_open < policy.k_max)
+        if bool((closing | merging | splitting).any()):
+            rows, number = _numbered(splitting)
+            halves = sides(features, number[place], found.cuts[splitting[found.tried]], reducer) if len(rows) else None
+            self._change(store, found, (closing, merging, splitting), number, halves)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Growing:
         return super()._apply(precise(fn), recurse)  # type: ignore[no-untyped-call]
@@ -188,8 +198,8 @@ class Growing(nn.Module):
 
     def _look(
         self, store: CentroidStore, features: Tensor, place: Tensor, counts: Tensor, turn: int, reducer: Reducer | None
-    ) -> tuple[_Round, Twofold | None, Tensor]:
-        """Judge each sub-centroid and each two that are nearest to each other; the halves of those that ``index`` points to."""
+    ) -> _Round:
+        """Judge the features of each sub-centroid, and of each two that are nearest to each other."""
         policy, is_open = self.policy, store.is_open
         k = is_open.shape[1]
         slots = torch.arange(k, device=is_open.device)
@@ -199,22 +209,35 @@ class Growing(nn.Module):
         mutual = (partner.gather(1, partner) == slots) & (closest > -torch.inf)
         enough = is_open & (counts >= 2 * policy.least)
         pairs = mutual & (slots < partner) & (counts + counts.gather(1, partner) >= 2 * policy.least)
-        gain, halves, index = _judge(features, place, enough, None, turn, reducer)
-        base = place - place % k
-        lead = torch.where(mutual.flatten()[place], torch.minimum(place, base + partner.flatten()[place]), place)
-        begin = torch.stack([store.centroids[pairs], store.centroids[_others(pairs, partner)]], dim=1)
-        together, _, _ = _judge(features, lead, pairs, begin, turn, reducer)
-        return _Round(partner, enough & (gain > policy.margin), pairs & (together < 0), gain), halves, index
+        gain, cuts = _judged(features, place, enough, None, turn, reducer)
+        other = place - place % k + partner.flatten()[place]
+        lead = torch.where(mutual.flatten()[place], torch.minimum(place, other), place)
+        second = partner + k * torch.arange(len(partner), device=partner.device)[:, None]
+        rows = store.centroids.flatten(0, 1)
+        begin = torch.stack([store.centroids[pairs], rows[second[pairs]]], dim=1)
+        together, _ = _judged(features, lead, pairs, begin, turn, reducer)
+        return _Round(partner, enough & (gain > policy.margin), pairs & (together < 0), gain, enough, cuts)
 
-    def _change(self, store: CentroidStore, found: _Round, halves: Twofold | None, index: Tensor) -> None:
-        """Close, merge and split what is ready for it; classes in which nothing is are not looked at."""
+    def _change(
+        self,
+        store: CentroidStore,
+        found: _Round,
+        ready: tuple[Tensor, Tensor, Tensor],
+        number: Tensor,
+        halves: tuple[Tensor, Tensor] | None,
+    ) -> None:
+        """Close, merge and split, in the classes where something is ready for it.
+
+        Args:
+            store: The sub-centroids.
+            found: What the round found.
+            ready: Which are to be closed, merged with their partner, and split, (n_classes, k) each.
+            number: Which of those to be split each is, (n_classes * k,).
+            halves: Their two means and counts.
+        """
         policy, partner = self.policy, found.partner
-        closing = store.is_open & (self.deaths >= policy.patience)
-        merging = found.is_one & (torch.minimum(self.merges, self.merges.gather(1, partner)) >= policy.patience)
-        splitting = found.is_two & (self.splits >= policy.patience)
+        closing, merging, splitting = ready
         classes = torch.nonzero((closing | merging | splitting).any(dim=1)).flatten().tolist()
-        if not classes:
-            return
         is_open, fresh = store.is_open.clone(), torch.zeros_like(store.is_open)
         means, usage = store.centroids.clone(), store.usage.clone()
         by_gain = torch.argsort(found.gain, dim=1, descending=True, stable=True)
@@ -231,11 +254,11 @@ class Growing(nn.Module):
                         kept[label, slot] += kept[label, other]
                     is_open[label, other], fresh[label, slot], n_open = False, True, n_open - 1
             for slot in by_gain[label][splitting[label][by_gain[label]]].tolist():
-                if n_open < policy.k_max and halves is not None and bool(is_open[label, slot] & ~fresh[label, slot]):
+                if halves is not None and n_open < policy.k_max and bool(is_open[label, slot] & ~fresh[label, slot]):
                     other = _slots(~is_open[label])[0]
-                    at = int(index[label, slot])
-                    parts = halves.counts[at] / halves.counts[at].sum()
-                    means[label, [slot, other]] = halves.pairs[at]
+                    at = int(number[label * len(fresh[label]) + slot])
+                    parts = halves[1][at] / halves[1][at].sum()
+                    means[label, [slot, other]] = halves[0][at]
                     for kept in (self.shares, usage):
                         kept[label, [slot, other]] = parts * kept[label, slot]
                     is_open[label, other], n_open = True, n_open + 1
@@ -255,24 +278,25 @@ def _slots(which: Tensor) -> list[int]:
     return torch.nonzero(which).flatten().tolist()
 
 
-def _others(pairs: Tensor, partner: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the second of each pair is."""
-    label, slot = torch.nonzero(pairs, as_tuple=True)
-    return label, partner[label, slot]
+def _numbered(which: Tensor) -> tuple[Tensor, Tensor]:
+    """Some of the places, (n_classes, k): the m that there are, and the number of each place, m for all others."""
+    flat = which.flatten()
+    rows = torch.nonzero(flat).flatten()
+    return rows, torch.where(flat, flat.cumsum(dim=0) - 1, len(rows))
 
 
-def _judge(
+def _judged(
     features: Tensor, place: Tensor, tried: Tensor, begin: Tensor | None, turn: int, reducer: Reducer | None
-) -> tuple[Tensor, Twofold | None, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Divide the features of the places that are ``tried``, (n_classes, k), and of no other.
 
     Returns:
-        The gain at each place, -1 where none was tried; the divisions; and which of them is each place's.
+        The gain at each place, -1 where none was tried; and the cuts of those tried, in their order.
     """
-    n = int(tried.sum())
-    index = torch.where(tried.flatten(), tried.flatten().cumsum(dim=0) - 1, n)
-    gain = features.new_full((len(index),), -1.0)
-    halves = divide(features, index[place], n, begin=begin, seed=turn, reducer=reducer) if n else None
-    if halves is not None:
-        gain[tried.flatten()] = halves.gain
-    return gain.view(tried.shape), halves, index.view(tried.shape)
+    rows, number = _numbered(tried)
+    gain = features.new_full((tried.numel(),), -1.0)
+    if not len(rows):
+        return gain.view(tried.shape), features.new_zeros(0, 2, features.shape[1])
+    found = divide(features, number[place], len(rows), begin=begin, seed=turn, reducer=reducer)
+    gain[rows] = found.gain
+    return gain.view(tried.shape), found.cuts

@@ -12,7 +12,8 @@ from otcluster.stores.lots import lots
 from otcluster.stores.seeding import draw_far
 from otcluster.stores.sums import place_sums
 
-_ROUNDS = 6  # of 2-means
+_ROUNDS = 4  # of 2-means
+_FEW = 128  # lines onto which all samples are projected by one product; with more, each sample onto its own
 _LEAST_WITHIN = 1e-6  # of the variance along the line, that copies have
 
 
@@ -22,23 +23,16 @@ class Twofold(NamedTuple):
     Attributes:
         gain: How much likelier two Gaussians make a sample than one does, in nats a sample, (n_groups,); -1 where a side is
             empty.
-        pairs: Means of the two sides, (n_groups, 2, d).
-        counts: Samples of each side, (n_groups, 2).
+        cuts: The division on which more was gained, as the means of its sides in the half that it was made from,
+            (n_groups, 2, d).
     """
 
     gain: Tensor
-    pairs: Tensor
-    counts: Tensor
+    cuts: Tensor
 
 
 def divide(
-    features: Tensor,
-    group: Tensor,
-    n_groups: int,
-    *,
-    begin: Tensor | None = None,
-    seed: int,
-    reducer: Reducer | None,
+    features: Tensor, group: Tensor, n_groups: int, *, begin: Tensor | None = None, seed: int, reducer: Reducer | None
 ) -> Twofold:
     """Divide groups of samples in two, and judge each division by samples that it was not made from.
 
@@ -56,14 +50,15 @@ def divide(
         features: (n, d), such as unit vectors: the halves follow from directions.
         group: Group of each, (n,); ``n_groups`` for those left out.
         n_groups: How many there are.
-        begin: Where 2-means begins, (n_groups, 2, d). Default: two samples far from each other.
+        begin: Where 2-means begins, (n_groups, 2, d). Default: cut at the mean, across the way to a sample drawn at random.
         seed: Seed of the halves, and of the samples drawn.
         reducer: The ranks that share the samples; None where all are here.
 
     Example:
         >>> angle = torch.cat([torch.linspace(0, 0.2, 50), torch.linspace(1, 1.2, 50), torch.linspace(0, 0.2, 50)])
-        >>> found = divide(torch.stack([angle.cos(), angle.sin()], dim=1), torch.arange(150) // 100, 2, seed=0, reducer=None)
-        >>> found.gain > 0, found.counts[0]
+        >>> x, group = torch.stack([angle.cos(), angle.sin()], dim=1), torch.arange(150) // 100
+        >>> found = divide(x, group, 2, seed=0, reducer=None)
+        >>> found.gain > 0, sides(x, group, found.cuts, None)[1][0]
         (tensor([ True, False]), tensor([50., 50.]))
 
     Source: Schwarz, "Estimating the dimension of a model" (1978), for the two numbers more; a line and its own samples: Hamerly
@@ -72,39 +67,57 @@ def divide(
     half = (lots(features, 4, seed) < 0.5).to(torch.int64)
     n_halves = 2 * n_groups
     owner = torch.where(group < n_groups, 2 * group + half, n_halves)
-    own, counted = owner.clamp(max=n_halves - 1), owner < n_halves
+    own = owner.clamp(max=n_halves - 1)
     if begin is None:
-        pairs = draw_far(features, owner, n_halves, 2, seed=seed, reducer=reducer)
+        total, count = _summed(features, owner, n_halves, reducer)
+        middle = total / count.clamp(min=1)[:, None]
+        drawn = draw_far(features, owner, n_halves, 1, seed=seed, reducer=reducer)[:, 0]
+        pairs = torch.stack([2 * middle - drawn, drawn], dim=1)
     else:
         pairs = begin.repeat_interleave(2, dim=0)
-
-    def along(which: Tensor) -> Tensor:
-        """Where each sample lies on the line of one division, from the cut."""
-        line = torch.nn.functional.normalize(pairs[:, 1] - pairs[:, 0], dim=1)
-        middle = (pairs.mean(dim=1) * line).sum(dim=1)
-        return (features * line[which]).sum(dim=1) - middle[which]
-
-    def sums(values: Tensor, side: Tensor, places: int, of: Tensor, here: Tensor) -> tuple[Tensor, Tensor]:
-        total, count = place_sums(values, torch.where(here, 2 * of + side, 2 * places), 2 * places)
-        packed = torch.cat([total, count[:, None]], dim=1)
-        packed = packed if reducer is None else reducer.sum(packed)
-        return packed[:, :-1].view(places, 2, -1), packed[:, -1].view(places, 2)
-
     for _ in range(_ROUNDS):
-        total, count = sums(features, (along(own) > 0).to(torch.int64), n_halves, own, counted)
-        pairs = torch.where(count[..., None] > 0, total / count.clamp(min=1)[..., None], pairs)
+        pairs, _ = sides(features, owner, pairs, reducer)
+    at = _along(features, own ^ 1, pairs)  # of the other half
+    places = torch.where(owner < n_halves, 2 * own + (at > 0), 2 * n_halves)
+    moments, count = _summed(torch.stack([at, at.square()], dim=1), places, 2 * n_halves, reducer)
+    gain = _gain(moments.view(n_halves, 2, 2), count.view(n_halves, 2)).view(n_groups, 2)
+    n = count.view(n_groups, 4).sum(dim=1)
+    each = gain / count.view(n_groups, 2, 2).sum(dim=2).clamp(min=1)
+    better = each.argmax(dim=1) ^ 1  # what half 1 gained was by the line of half 0
+    cuts = pairs.view(n_groups, 2, *pairs.shape[1:])[torch.arange(n_groups, device=better.device), better]
+    return Twofold(gain.sum(dim=1) / n.clamp(min=1), cuts)
 
-    at = along(own ^ 1)
-    moments, count = sums(torch.stack([at, at.square()], dim=1), (at > 0).to(torch.int64), n_halves, own, counted)
-    gain = _gain(moments, count).view(n_groups, 2)
-    n = count.view(n_groups, 2, 2).sum(dim=2)
-    # The line on which more is gained divides the whole group: that of half 0 was looked at by half 1.
-    better = (gain / n.clamp(min=1)).argmax(dim=1) ^ 1
-    pairs = pairs.view(n_groups, 2, 2, -1)[torch.arange(n_groups, device=better.device), better]
-    group_own = group.clamp(max=n_groups - 1)
-    total, count = sums(features, (along(group_own) > 0).to(torch.int64), n_groups, group_own, counted)
-    pairs = torch.where(count[..., None] > 0, total / count.clamp(min=1)[..., None], pairs)
-    return Twofold(gain.sum(dim=1) / n.sum(dim=1).clamp(min=1), pairs, count)
+
+def sides(features: Tensor, group: Tensor, cuts: Tensor, reducer: Reducer | None) -> tuple[Tensor, Tensor]:
+    """The means of the two sides of each group's cut, (n_groups, 2, d), and how many samples are in each, (n_groups, 2).
+
+    A side without samples keeps the mean that the cut has.
+    """
+    n_groups = len(cuts)
+    own = group.clamp(max=n_groups - 1)
+    places = torch.where(group < n_groups, 2 * own + (_along(features, own, cuts) > 0), 2 * n_groups)
+    total, count = _summed(features, places, 2 * n_groups, reducer)
+    means = torch.where(count[:, None] > 0, total / count.clamp(min=1)[:, None], cuts.flatten(0, 1))
+    return means.view(cuts.shape), count.view(n_groups, 2)
+
+
+def _along(features: Tensor, which: Tensor, cuts: Tensor) -> Tensor:
+    """Where each sample lies on the line across one of the cuts, from the cut, (n,)."""
+    line = torch.nn.functional.normalize(cuts[:, 1] - cuts[:, 0], dim=1)
+    middle = (cuts.mean(dim=1) * line).sum(dim=1)
+    if len(cuts) <= _FEW:
+        at = (features @ line.T).gather(1, which[:, None])[:, 0]
+    else:
+        at = (features * line.index_select(0, which)).sum(dim=1)
+    return at - middle[which]
+
+
+def _summed(values: Tensor, places: Tensor, n_places: int, reducer: Reducer | None) -> tuple[Tensor, Tensor]:
+    """Sums and counts by place, over all ranks."""
+    total, count = place_sums(values, places, n_places)
+    packed = torch.cat([total, count[:, None]], dim=1)
+    packed = packed if reducer is None else reducer.sum(packed)
+    return packed[:, :-1], packed[:, -1]
 
 
 def _gain(moments: Tensor, count: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from otcluster.dnc import DNCHead, Evidence, load_recipe, load_run, train
 from otcluster.dnc.errors import DataError, RecipeError
 from otcluster.dnc.typical import TypicalImages
 from otcluster.stores.centroids import CentroidStore
-from otcluster.stores.twofold import divide
+from otcluster.stores.twofold import divide, sides
 from tests.dnc.conftest import listing, small, write_images
 from tests.dnc.modes import DIM, around, drawn_modes, draws_with_the_number_found, unit
 from tests.reducers import run_ranks
@@ -163,8 +163,9 @@ def test_a_division_is_worth_something_only_where_there_are_two():
     found = divide(x, group, 100, seed=0, reducer=None)
     assert (found.gain[:50] > 0.1).all()  # 32 samples in 64 dimensions are enough
     assert (found.gain[50:] < 0).all()
-    assert found.counts.sum(dim=1).tolist() == [32] * 100
-    assert (torch.einsum("gjd,gmd->gjm", unit(found.pairs[:50]), modes[:50]).amax(dim=1) > 0.9).all()
+    means, counts = sides(x, group, found.cuts, None)
+    assert counts.sum(dim=1).tolist() == [32] * 100
+    assert (torch.einsum("gjd,gmd->gjm", unit(means[:50]), modes[:50]).amax(dim=1) > 0.9).all()
 
 
 def test_a_thousand_classes_take_no_more_operations_than_ten():
