@@ -17,6 +17,7 @@ from tests.reducers import run_ranks
 ROOT = Path(__file__).parent.parent
 PAGES = [
     "README.md",
+    "docs/automatic-k.md",
     "docs/choosing-k.md",
     "docs/choosing.md",
     "docs/coming-from.md",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -84,9 +84,10 @@ class Evidence:
         if not 0 <= self.margin < float("inf"):
             raise ValueError(f"margin must be finite and not negative, got {self.margin}: it is what splitting must gain")
 
-    def check_counts(self, n_subcentroids: Tensor) -> None:
-        """Raise unless the numbers that classes start with lie from ``k_min`` to ``k_max``."""
-        least, most = int(n_subcentroids.min()), int(n_subcentroids.max())
+    def check_start(self, n_subcentroids: int | Sequence[int]) -> None:
+        """Raise unless the numbers that classes start with, one or one for each, lie from ``k_min`` to ``k_max``."""
+        counts = n_subcentroids if isinstance(n_subcentroids, Sequence) else [n_subcentroids]
+        least, most = min(counts, default=self.k_min), max(counts, default=self.k_max)
         if not self.k_min <= least <= most <= self.k_max:
             raise ValueError(
                 f"n_subcentroids must lie from k_min={self.k_min} to k_max={self.k_max} of the growth, got {least} to {most}: "

@@ -75,6 +75,8 @@ class DNCHead(nn.Module):
             raise TypeError(f"solver must be a solver such as LogSinkhorn(epsilon=0.05), got {solver!r}")
         if growth is not None and not isinstance(growth, Evidence):
             raise TypeError(f"growth must be None or an object such as Evidence(k_max=16), got {growth!r}")
+        if growth is not None:
+            growth.check_start(n_subcentroids)
         self.n_classes, self.temperature, self.seed = int(n_classes), float(temperature), seed
         self.solver = DEFAULT_SOLVER if solver is None else solver
         self.store = CentroidStore(
@@ -86,8 +88,6 @@ class DNCHead(nn.Module):
             seed=seed,
             room=None if growth is None else growth.k_max,
         )
-        if growth is not None:
-            growth.check_counts(self.n_open)
         self.growing = None if growth is None else Growing(growth, self.store)
         self.memory = MemoryQueue(memory, dim)
 

@@ -223,6 +223,8 @@ def test_impossible_policies_are_refused(arguments, error, message):
         Evidence().k_min = 3
     with pytest.raises(ValueError, match="n_subcentroids must lie from k_min=2 to k_max=16 of the growth, got 1 to 1"):
         DNCHead(4, 2, n_subcentroids=1, growth=Evidence(k_min=2))
+    with pytest.raises(ValueError, match="k_max=16 of the growth, got 1 to 17"):
+        DNCHead(4, 2, n_subcentroids=[1, 17], growth=Evidence())
     with pytest.raises(TypeError, match="growth must be None or an object such as Evidence"):
         DNCHead(4, 2, growth="evidence")
 
