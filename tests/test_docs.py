@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [
     "README.md",
     "docs/ablations.md",
+    "docs/automatic-k.md",
     "docs/choosing-k.md",
     "docs/choosing.md",
     "docs/coming-from.md",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from otcluster.dnc.baselines import DeepNCMHead, KNNHead, LinearHead, SimCLRHead
+from otcluster.dnc.growth import Evidence
 from otcluster.dnc.head import DNCHead
 from otcluster.dnc.scaling import FixedTemperature, LearntTemperature, ScoreNorm
 
@@ -32,6 +33,7 @@ __all__ = [
     "Classifier",
     "DNCHead",
     "DeepNCMHead",
+    "Evidence",
     "FixedTemperature",
     "KNNHead",
     "LearntTemperature",

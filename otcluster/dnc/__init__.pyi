@@ -7,6 +7,7 @@ from otcluster.dnc.baselines import SimCLRHead as SimCLRHead
 from otcluster.dnc.classifier import Classifier as Classifier
 from otcluster.dnc.evaluation import evaluate as evaluate
 from otcluster.dnc.exporting import export as export
+from otcluster.dnc.growth import Evidence as Evidence
 from otcluster.dnc.head import DNCHead as DNCHead
 from otcluster.dnc.prediction import predict as predict
 from otcluster.dnc.readouts import evaluate_readouts as evaluate_readouts

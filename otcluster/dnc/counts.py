@@ -28,7 +28,10 @@ def check_counts(recipe: Recipe, data: ImageData, rows: torch.Tensor, what: str)
         DataError: A class has too few; the message names it.
     """
     counts = torch.bincount(data.train.labels[rows], minlength=len(data.classes)).tolist()
-    for name, count, needed in zip(data.classes, counts, subcentroids_by_class(recipe.head, data.class_sizes), strict=True):
+    least = subcentroids_by_class(recipe.head, data.class_sizes)
+    if recipe.growth.kind != "none":  # a class with fewer images than it begins with closes some
+        least = [recipe.growth.k_min] * len(least)
+    for name, count, needed in zip(data.classes, counts, least, strict=True):
         if count < needed:
             fewer = f"fewer than its {needed} sub-centroids" if recipe.head.kind == "dnc" else "at least 1 is needed"
             less = f", or pass head.n_subcentroids={count}" if count else ""

@@ -28,10 +28,10 @@ from otcluster.dnc.errors import DataError
 from otcluster.dnc.official import official_folder, read_official, reader
 from otcluster.dnc.pictures import open_image
 from otcluster.dnc.recipe import DataConfig
+from otcluster.dnc.recipe_values import FOLDS
 
 logger = logging.getLogger(__name__)
 
-_FOLDS = 5
 _READERS = 8
 _HELD_OUT = ("test", "val")  # names of the folder of test images
 _LOOKED_INTO, _LOOKED_AT = 64, 2**16  # files of a folder, and bytes of each, that tell its images from others
@@ -276,7 +276,7 @@ def _split(labels: Tensor, config: DataConfig) -> tuple[list[int], list[int]]:
     test: list[int] = []
     for label in range(int(labels.max()) + 1):
         members = rng.permutation(np.flatnonzero(labels.numpy() == label))
-        start, stop = (round(len(members) * fold / _FOLDS) for fold in (config.fold, config.fold + 1))
+        start, stop = (round(len(members) * fold / FOLDS) for fold in (config.fold, config.fold + 1))
         test += sorted(members[start:stop].tolist())
         train += sorted(np.delete(members, slice(start, stop)).tolist())
     return train, test

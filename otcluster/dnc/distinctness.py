@@ -77,3 +77,8 @@ def _dead_share(statistics: UsageStatistics, head: DNCHead) -> Tensor:
 def _number(value: Any) -> float | None:
     number = float(value)
     return round(number, 6) if number == number else None
+
+
+def numbers_found(head: nn.Module) -> list[int] | None:
+    """How many sub-centroids each class has now, where classes find it by themselves; None elsewhere."""
+    return head.n_open.tolist() if isinstance(head, DNCHead) and head.growing is not None else None

@@ -44,15 +44,15 @@ def draw_curves(history: list[dict[str, Any]], path: Path, title: str) -> None:
 
 
 def draw_subcentroids(typical: TypicalImages, split: Split, classes: list[str], path: Path) -> None:
-    """A row for each class, a column for each sub-centroid, and in each cell the training images nearest to it."""
+    """A row for each class, a column for each sub-centroid that owns images, and in each cell the training images nearest."""
     shown = min(len(classes), _CLASSES_SHOWN)
-    k = int(typical.sizes.shape[1])
-    figure = Figure(figsize=(1.2 + 2.6 * k, 0.6 + 0.66 * shown), layout="constrained")
+    slots = np.flatnonzero(typical.sizes.sum(dim=0).numpy()).tolist()
+    figure = Figure(figsize=(1.2 + 2.6 * len(slots), 0.6 + 0.66 * shown), layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(shown, k, squeeze=False)
+    grid = figure.subplots(shown, len(slots), squeeze=False)
     for label in range(shown):
-        for subcentroid in range(k):
-            axes = grid[label][subcentroid]
+        for column, subcentroid in enumerate(slots):
+            axes = grid[label][column]
             at = typical.of(label, subcentroid)[:_SHOWN].tolist()
             strip = _strip([split.read(int(typical.indices[position])) for position in at])
             axes.imshow(strip)
@@ -66,7 +66,7 @@ def draw_subcentroids(typical: TypicalImages, split: Split, classes: list[str], 
                 spine.set_visible(False)
             if label == 0:
                 axes.set_title(f"sub-centroid {subcentroid + 1}", fontsize=9)
-            if subcentroid == 0:
+            if column == 0:
                 axes.set_ylabel(classes[label], rotation=0, ha="right", va="center", fontsize=9, parse_math=False)
     rest = f" (the first {shown} of {len(classes)} classes)" if shown < len(classes) else ""
     figure.suptitle(f"Training images nearest to each sub-centroid, and how many it owns{rest}", fontsize=10)

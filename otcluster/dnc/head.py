@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from otcluster.distributed import TorchReducer
+from otcluster.dnc.growth import Evidence, Growing
 from otcluster.dnc.scaling import FixedTemperature
 from otcluster.problem import Problem
 from otcluster.scores import PointScores
@@ -46,6 +47,8 @@ class DNCHead(nn.Module):
         averaging: How sub-centroids follow. Default: :class:`otcluster.MomentumMean`.
         scaling: From the similarities of the classes, (n, n_classes), to logits: a module such as
             :class:`otcluster.dnc.LearntTemperature`, in place of ``temperature``.
+        growth: How classes change their number of sub-centroids while the head observes, from ``n_subcentroids`` on:
+            :class:`otcluster.dnc.Evidence`. Default: they keep it.
 
     Raises:
         TypeError: An argument is of the wrong type.
@@ -76,20 +79,28 @@ class DNCHead(nn.Module):
         metric: StoreMetric = "cosine",
         averaging: Averaging | None = None,
         scaling: nn.Module | None = None,
+        growth: Evidence | None = None,
     ) -> None:
         super().__init__()
         if scaling is not None and temperature is not None:
             raise ValueError(f"scaling must be None where temperature is given, got {scaling!r} and {temperature}: pass one")
         if solver is not None and (isinstance(solver, type) or not isinstance(solver, Solver)):
             raise TypeError(f"solver must be a solver such as LogSinkhorn(epsilon=0.05), got {solver!r}")
+        if growth is not None and not isinstance(growth, Evidence):
+            raise TypeError(f"growth must be None or an object such as Evidence(k_max=16), got {growth!r}")
+        if growth is not None and metric != "cosine":
+            raise ValueError(f"growth needs metric='cosine', got {metric!r}: its evidence is about directions")
+        if growth is not None:
+            growth.check_start(n_subcentroids)
         self.n_classes, self.seed = int(n_classes), seed
         self.solver = DEFAULT_SOLVER if solver is None else solver
         self.store = CentroidStore(
             n_classes=n_classes, n_centroids=n_subcentroids, dim=dim, momentum=momentum, metric=metric, averaging=averaging,
-            seed=seed,
+            seed=seed, room=None if growth is None else growth.k_max,
         )  # fmt: skip
         usual = USUAL_TEMPERATURE[metric] if temperature is None else temperature
         self.scaling: nn.Module = FixedTemperature(usual) if scaling is None else scaling
+        self.growing = None if growth is None else Growing(growth, self.store)
         self.memory = MemoryQueue(memory, dim)
 
     def extra_repr(self) -> str:
@@ -99,6 +110,11 @@ class DNCHead(nn.Module):
     def subcentroids(self) -> Tensor:
         """(n_classes, n_subcentroids, dim), unit vectors for the cosine; zero where a class has fewer than the most."""
         return self.store.centroids
+
+    @property
+    def n_open(self) -> Tensor:
+        """How many sub-centroids each class has, (n_classes,)."""
+        return self.store.is_open.sum(dim=1)
 
     def similarities(self, features: Tensor) -> Tensor:
         """Similarity of each feature (n, dim) to each sub-centroid: (n, n_classes, n_subcentroids), never in half precision.
@@ -186,6 +202,7 @@ class DNCHead(nn.Module):
             self.store.start(points, labels, seed=self.seed, reducer=reducer)
             scores = PointScores(points, self.subcentroids, metric=self.store.metric)
             share = None if self.store.all_open else self.store.is_open.to(points.dtype)
+            share = share if self.growing is None else self.growing.cluster_share(self.store)
             problem = Problem(
                 scores,
                 cluster_share=share,
@@ -196,3 +213,5 @@ class DNCHead(nn.Module):
             )
             assigned = solve(problem, self.solver, reducer=reducer)
             self.store.update(points, labels, assigned, reducer=reducer, check_values=False)
+            if self.growing is not None:
+                self.growing.step(self.store, points, labels, reducer)

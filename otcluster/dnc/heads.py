@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from otcluster.dnc.baselines import DeepNCMHead, KNNHead, LinearHead, SimCLRHead
 from otcluster.dnc.errors import RecipeError
+from otcluster.dnc.growth import Evidence
 from otcluster.dnc.head import USUAL_TEMPERATURE, DNCHead
 from otcluster.dnc.scaling import FixedTemperature, LearntTemperature, ScoreNorm
 from otcluster.solvers import LogSinkhorn, Nearest, SinkhornKnopp, Solver
@@ -16,7 +18,7 @@ from otcluster.stores.averaging import Averaging, MomentumMean, SumsAndCounts
 from otcluster.stores.centroids import StoreMetric
 
 if TYPE_CHECKING:
-    from otcluster.dnc.recipe import HeadConfig, Recipe, SolverConfig
+    from otcluster.dnc.recipe import GrowthConfig, HeadConfig, Recipe, SolverConfig
 
 Head = DNCHead | KNNHead | LinearHead
 
@@ -55,6 +57,7 @@ def build_head(recipe: Recipe, dim: int, n_classes: int, class_sizes: Sequence[i
         memory=recipe.memory.capacity,
         solver=build_solver(recipe.solver),
         seed=seed,
+        growth=build_growth(recipe.growth),
         metric=metric,
         averaging=averaging,
         scaling=_scaling(config.scaling, temperature, n_classes),
@@ -96,6 +99,11 @@ def subcentroids_by_class(config: HeadConfig, class_sizes: Sequence[int]) -> lis
         return [config.n_subcentroids] * len(class_sizes)
     most = max(class_sizes)
     return [max(1, (2 * config.n_subcentroids * size + most) // (2 * most)) if most else 1 for size in class_sizes]
+
+
+def build_growth(config: GrowthConfig) -> Evidence | None:
+    """How the classes of a recipe find their number of sub-centroids; None where it is given."""
+    return None if config.kind == "none" else Evidence(**{each.name: getattr(config, each.name) for each in fields(Evidence)})
 
 
 def build_solver(config: SolverConfig) -> Solver:

@@ -9,6 +9,7 @@ from datetime import timedelta
 from itertools import accumulate
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -75,6 +76,20 @@ def _fabric(config: TrainConfig, n: int) -> Fabric:
     if config.precision == "16-mixed" and fabric.device.type == "cpu":
         raise RecipeError("train.precision=16-mixed needs a GPU, and this would run on the CPU: pass bf16-mixed or 32-true")
     return fabric
+
+
+@contextmanager
+def quick_convolutions(device: torch.device) -> Iterator[None]:
+    """On a GPU, try out which algorithm of cuDNN is the quickest for each shape; afterwards all is as it was.
+
+    Not ``torch.backends.cudnn.flags``, which turns cuDNN off unless told otherwise.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or device.type == "cuda"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 class _Double(DoublePrecision):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -15,6 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from otcluster.dnc.errors import RecipeError
+from otcluster.dnc.recipe_values import check_values
 
 _PACKAGE = "otcluster.dnc.recipes"
 
@@ -90,6 +90,20 @@ class MemoryConfig:
 
 
 @dataclass
+class GrowthConfig:
+    """Whether classes find their number of sub-centroids by themselves; the keys are those of ``Evidence``."""
+
+    kind: str = "none"
+    k_min: int = 1
+    k_max: int = 16
+    every: int = 20
+    warmup: int = 100
+    patience: int = 2
+    least: int = 8
+    margin: float = 0.1
+
+
+@dataclass
 class OptimConfig:
     """How the backbone learns."""
 
@@ -145,6 +159,7 @@ class Recipe:
     head: HeadConfig = field(default_factory=HeadConfig)
     solver: SolverConfig = field(default_factory=SolverConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
+    growth: GrowthConfig = field(default_factory=GrowthConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     explain: ExplainConfig = field(default_factory=ExplainConfig)
@@ -152,52 +167,6 @@ class Recipe:
     def to_yaml(self) -> str:
         """The recipe as YAML."""
         return OmegaConf.to_yaml(OmegaConf.create(asdict(self)))
-
-
-_CHOICES = {
-    "data.kind": ("digits", "folder"),
-    "data.augment": ("none", "crop", "crop-flip", "resized-crop-flip", "simclr"),
-    "data.broken": ("refuse", "skip"),
-    "data.channels": (1, 3),
-    "backbone.stem": ("imagenet", "cifar"),
-    "head.kind": ("dnc", "linear", "deepncm", "knn", "simclr"),
-    "head.allocation": ("equal", "by_size"),
-    "head.metric": (None, "cosine", "sqeuclidean"),
-    "head.averaging": ("momentum_mean", "sums_and_counts"),
-    "head.scaling": ("temperature", "learnt", "layer_norm"),
-    "solver.kind": ("log_sinkhorn", "sinkhorn_knopp", "nearest"),
-    "optim.name": ("sgd", "adamw"),
-    "optim.schedule": ("constant", "step", "cosine", "polynomial", "one-cycle"),
-    "train.precision": ("32-true", "64-true", "bf16-mixed", "16-mixed"),
-    "train.accelerator": ("auto", "cpu", "cuda", "mps"),
-}
-_AT_LEAST = {
-    "data.image_size": 1,
-    "data.batch_size": 2,
-    "data.workers": 0,
-    "data.split_seed": 0,
-    "data.rand_augment": 0,
-    "data.mixup": 0,
-    "data.cutmix": 0,
-    "head.n_subcentroids": 1,
-    "head.n_neighbours": 1,
-    "solver.max_iter": 1,
-    "memory.capacity": 0,
-    "optim.lr": 0,
-    "optim.weight_decay": 0,
-    "optim.warmup_epochs": 0,
-    "train.epochs": 1,
-    "train.seed": 0,
-    "train.test_every": 1,
-    "train.checkpoint_steps": 1,
-    "explain.images_per_subcentroid": 1,
-}
-_SEEDS = ("train.seed", "data.split_seed")
-_SEED_LIMIT = 2**63  # torch takes no larger ones
-_POSITIVE = ("solver.epsilon", "optim.lr", "optim.gamma", "optim.power", "train.timeout")
-_SHARES = ("head.momentum", "optim.momentum", "optim.label_smoothing", "data.erasing", "train.ema")
-FOLDS = 5
-_MAGNITUDES = 31  # of RandAugment
 
 
 def recipe_names() -> list[str]:
@@ -290,7 +259,7 @@ def parse_recipe(values: Any, source: str) -> Recipe:
         recipe: Recipe = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Recipe), values))  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise RecipeError(f"{getattr(error, 'full_key', None) or source}: {str(error).splitlines()[0]}") from None
-    _check_values(recipe)
+    check_values(recipe)
     return recipe
 
 
@@ -321,64 +290,3 @@ def nearest_name(name: str, known: list[str]) -> str:
     """Words that suggest the one of ``known`` that is written most alike, if any is."""
     match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f", did you mean {match[0]}?" if match else ""
-
-
-def _check_values(recipe: Recipe) -> None:
-    def value(key: str) -> Any:
-        group, name = key.split(".")
-        return getattr(getattr(recipe, group), name)
-
-    for key, choices in _CHOICES.items():
-        if value(key) not in choices:
-            allowed = ", ".join("null" if choice is None else str(choice) for choice in choices)
-            raise RecipeError(f"{key} must be one of {allowed}, got {value(key)!r}")
-    for key, least in _AT_LEAST.items():
-        if not least <= value(key) < math.inf:
-            raise RecipeError(f"{key} must be at least {least} and finite, got {value(key)}")
-    for key in _SEEDS:
-        if value(key) >= _SEED_LIMIT:
-            raise RecipeError(f"{key} must be less than 2**63, got {value(key)}")
-    for key in _POSITIVE:
-        if not 0 < value(key) < math.inf:
-            raise RecipeError(f"{key} must be positive and finite, got {value(key)}")
-    for key in _SHARES:
-        if not 0 <= value(key) <= 1:
-            raise RecipeError(f"{key} must lie in [0, 1], got {value(key)}")
-    _check_images(recipe.data)
-    if recipe.head.kind == "simclr" and (recipe.data.mixup or recipe.data.cutmix):
-        raise RecipeError("head.kind=simclr compares two views of each image: data.mixup and data.cutmix must be 0")
-    if recipe.backbone.init_from is not None and recipe.backbone.pretrained:
-        raise RecipeError("backbone.init_from and backbone.pretrained=true both say with which weights to begin: leave one out")
-    if recipe.train.ema == 1:
-        raise RecipeError("train.ema must be less than 1, or the average would stay at the first weights")
-    if sorted(recipe.optim.milestones) != recipe.optim.milestones:
-        raise RecipeError(f"optim.milestones must be epochs in rising order, got {recipe.optim.milestones}")
-    if recipe.optim.schedule == "step" and not recipe.optim.milestones:
-        raise RecipeError("optim.schedule=step needs optim.milestones, epochs in rising order such as [100,150]")
-    if recipe.optim.nesterov and (recipe.optim.name != "sgd" or not recipe.optim.momentum):
-        raise RecipeError("optim.nesterov needs optim.name=sgd with an optim.momentum above 0")
-    if not all(0 < share < math.inf for share in recipe.train.shares or [1]):
-        raise RecipeError(f"train.shares must be null or positive numbers, got {recipe.train.shares}")
-    if recipe.head.temperature is not None and not 0 < recipe.head.temperature < math.inf:
-        raise RecipeError(f"head.temperature must be null or positive and finite, got {recipe.head.temperature}")
-    if recipe.head.kind == "knn" and (recipe.memory.capacity < 1 or recipe.head.metric == "sqeuclidean"):
-        raise RecipeError("head.kind=knn needs a memory (memory.capacity of at least 1) and head.metric=cosine (or null)")
-    if recipe.solver.tol is not None and not recipe.solver.tol >= 0:
-        raise RecipeError(f"solver.tol must be null or not negative, got {recipe.solver.tol}")
-
-
-def _check_images(data: DataConfig) -> None:
-    for name in ("mean", "std"):
-        numbers = getattr(data, name)
-        if len(numbers) not in (1, data.channels) or not all(math.isfinite(number) for number in numbers):
-            raise RecipeError(f"data.{name} must be one finite number or data.channels={data.channels} of them, got {numbers}")
-    if not all(number > 0 for number in data.std):
-        raise RecipeError(f"data.std must be positive, got {data.std}")
-    if data.crop_share is not None and not 0 < data.crop_share <= 1:
-        raise RecipeError(f"data.crop_share must be null or lie in (0, 1], got {data.crop_share}")
-    if data.labels_per_class is not None and data.labels_per_class < 1:
-        raise RecipeError(f"data.labels_per_class must be null or at least 1, got {data.labels_per_class}")
-    if not 0 <= data.fold < FOLDS:
-        raise RecipeError(f"data.fold must be one of the {FOLDS} folds 0 to {FOLDS - 1}, got {data.fold}")
-    if data.rand_augment >= _MAGNITUDES:
-        raise RecipeError(f"data.rand_augment must be a magnitude below {_MAGNITUDES}, got {data.rand_augment}")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,14 +19,14 @@ from otcluster.dnc.classifier import Classifier, build_classifier
 from otcluster.dnc.conversion import Conversion, blank, mixing
 from otcluster.dnc.counts import check_counts, warn_of_late_classes
 from otcluster.dnc.data import ImageData, Split, epoch_batches, load_batches, load_data, seed_of
-from otcluster.dnc.distinctness import of_images, of_usage
+from otcluster.dnc.distinctness import numbers_found, of_images, of_usage
 from otcluster.dnc.errors import DataError
 from otcluster.dnc.evaluation import Evaluation, evaluate
 from otcluster.dnc.figures import draw_curves, draw_subcentroids
 from otcluster.dnc.head import DNCHead
 from otcluster.dnc.optimizers import build_optimizer
 from otcluster.dnc.progress import Progress, Silent
-from otcluster.dnc.ranks import Ranks, connected
+from otcluster.dnc.ranks import Ranks, connected, quick_convolutions
 from otcluster.dnc.readouts import readout_metrics, usual_readouts
 from otcluster.dnc.recipe import Recipe, at_folder, init_from_run
 from otcluster.dnc.run import RunFiles, restore
@@ -146,20 +144,6 @@ def _found(recipe: Recipe, files: RunFiles, data: ImageData) -> tuple[dict[str, 
     if state is not None and state[1]["images"] != data.fingerprint:
         raise RunError(f"{files.root} was trained on other images than these: choose another --out")
     return (files.read_metrics(), None) if files.metrics.is_file() else (None, state)
-
-
-@contextmanager
-def quick_convolutions(device: torch.device) -> Iterator[None]:
-    """On a GPU, try out which algorithm of cuDNN is the quickest for each shape; afterwards all is as it was.
-
-    Not ``torch.backends.cudnn.flags``, which turns cuDNN off unless told otherwise.
-    """
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = before or device.type == "cuda"
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
 
 
 class _Training:
@@ -281,6 +265,7 @@ class _Training:
             "train_loss": loop.loss_sum / max(loop.seen, 1),
             "train_accuracy": loop.right / max(loop.seen, 1),
             "test_accuracy": test,
+            **({} if (n_open := numbers_found(self.model.head)) is None else {"subcentroids": sum(n_open) / len(n_open)}),
         }
         if isinstance(self.model.head, DNCHead):
             row |= of_usage(self.model.head)
@@ -401,5 +386,7 @@ class _Training:
             metrics["readouts"] = readout_metrics(recipe, names, train, test, self.data.classes)
         if subcentroids is not None:
             metrics |= {"subcentroids": subcentroids, "dnc_share": None if share is None else round(share, 4)}
+        if (n_open := numbers_found(self.model.head)) is not None:
+            metrics["n_subcentroids"] = dict(zip(self.data.classes, n_open, strict=True))
         write_text(self.files.metrics, json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
         return metrics

@@ -35,7 +35,7 @@ class CentroidStore(nn.Module):
     Args:
         n_classes: Number of classes, each with its own centroids; None for one set without classes.
         n_centroids: Centroids of each class: one number, or one for each class. Where they differ, every class has room for
-            the most, and those that a class does not have are closed: zero for ever (see ``is_open``).
+            the most, and those that a class does not have are closed: zero (see ``is_open``), for ever without ``room``.
         dim: Length of a feature vector.
         momentum: How much of a centroid stays at an update, in [0, 1]; or a schedule that gives it from the number of updates
             done, such as :class:`otcluster.CosineMomentum`.
@@ -46,10 +46,13 @@ class CentroidStore(nn.Module):
             Default: they stay where they are.
         dtype: Of the centroids, ``torch.float32`` or ``torch.float64``.
         seed: Seed of the directions that centroids have before they are started from data.
+        room: Room for so many centroids of each class, for numbers that change (:meth:`rearrange`); ``is_open`` is then part of
+            ``state_dict``. Default: as many as the most that a class has.
 
     Attributes:
         centroids: (n_classes, k, dim), or (k, dim) without classes.
         is_open: Which of them there are, booleans (n_classes, k) or (k,): for ``Problem(..., cluster_share=store.is_open)``.
+        all_open: Whether all are there, and always will be.
         started: Which classes were started from data, (n_classes,), or () without classes.
         usage: Decayed counts (n_classes, k) or (k,): ``momentum * usage + (1 - momentum) * counts`` at each update with samples
             of the class.
@@ -93,12 +96,15 @@ class CentroidStore(nn.Module):
         revival: Revival | None = None,
         dtype: torch.dtype = torch.float32,
         seed: int = 0,
+        room: int | None = None,
     ) -> None:
         super().__init__()
         self.n_classes = None if n_classes is None else check_whole("n_classes", n_classes, 1)
         counts = _counts(n_centroids, self.n_classes)
-        self.n_centroids, self.dim = max(counts), check_whole("dim", dim, 1)
-        self.all_open = min(counts) == self.n_centroids
+        self.n_centroids = max(counts) if room is None else check_whole("room", room, max(counts))
+        self.dim = check_whole("dim", dim, 1)
+        self.has_room = room is not None
+        self.all_open = not self.has_room and min(counts) == self.n_centroids
         if metric not in get_args(StoreMetric):
             raise ValueError(f"metric must be one of {', '.join(get_args(StoreMetric))}, got {metric!r}")
         if dtype not in (torch.float32, torch.float64):
@@ -115,7 +121,7 @@ class CentroidStore(nn.Module):
         is_open = (torch.arange(self.n_centroids) < torch.tensor(counts)[:, None]).view(shape)
         first = nn.functional.normalize(noise.to(dtype), dim=-1) * is_open[..., None]
         self.register_buffer("centroids", first)
-        self.register_buffer("is_open", is_open, persistent=False)
+        self.register_buffer("is_open", is_open, persistent=self.has_room)
         self.register_buffer("started", torch.zeros(classes, dtype=torch.bool))
         self.register_buffer("usage", torch.zeros(shape, dtype=dtype))
         self.register_buffer("age", torch.zeros(shape, dtype=torch.int64))
@@ -253,6 +259,35 @@ class CentroidStore(nn.Module):
             batch = checked(self._layout, (features, labels, sample_mask), reducer)
             return self._revive(self.revival, batch, reducer, True).view(self.usage.shape)
 
+    @torch.no_grad()
+    def rearrange(self, is_open: Tensor, fresh: Tensor, means: Tensor, usage: Tensor) -> None:
+        """Open, close and place centroids, as a policy has decided; nothing is drawn, and nothing exchanged.
+
+        Args:
+            is_open: Which there are from now on, booleans of the shape of ``usage``. Those that are closed become zero.
+            fresh: Which of the open ones are put elsewhere, with no past but their count; all that are opened must be.
+            means: Where to, of the shape of ``centroids``; they get unit length with ``metric="cosine"``.
+            usage: The decayed counts of all afterwards.
+
+        Raises:
+            ValueError: The store was made without ``room``.
+
+        Example:
+            >>> import torch
+            >>> store = CentroidStore(n_centroids=1, room=2, dim=2)
+            >>> both = torch.tensor([True, True])
+            >>> store.rearrange(both, both, torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.ones(2))
+            >>> store.centroids
+            tensor([[1., 0.],
+                    [0., 1.]])
+        """
+        if not self.has_room:
+            raise ValueError("the store has as many centroids as it was made with: make it with room=")
+        self.is_open.copy_(is_open)
+        self._place((fresh & is_open).view(-1, self.n_centroids), Averages(means, usage * is_open))
+        self.centroids.mul_(is_open[..., None])
+        self.age.mul_(is_open)
+
     def usage_statistics(self, *, below: float = 0.1) -> UsageStatistics:
         """How evenly the centroids of each class are used, from ``usage``: over as many updates as momentum remembers.
 
@@ -316,13 +351,21 @@ class CentroidStore(nn.Module):
         rows.copy_(torch.where(which[:, None], means, rows))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CentroidStore:
-        def kept(tensor: Tensor) -> Tensor:
-            new = fn(tensor)
-            # ``model.half()`` and ``model.to(torch.bfloat16)`` are for weights: state would lose its small steps.
-            lossy = new.is_floating_point() and torch.finfo(new.dtype).bits < 32
-            return tensor.to(new.device) if lossy else new
+        return super()._apply(precise(fn), recurse)  # type: ignore[no-untyped-call]
 
-        return super()._apply(kept, recurse)  # type: ignore[no-untyped-call]
+
+def precise(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """What moves state as ``fn`` does, and keeps its dtype where that of ``fn`` is half a precision.
+
+    ``model.half()`` and ``model.to(torch.bfloat16)`` are for weights: state would lose its small steps.
+    """
+
+    def kept(tensor: Tensor) -> Tensor:
+        new = fn(tensor)
+        lossy = new.is_floating_point() and torch.finfo(new.dtype).bits < 32
+        return tensor.to(new.device) if lossy else new
+
+    return kept
 
 
 def _counts(n_centroids: Any, n_classes: int | None) -> list[int]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from otcluster.dnc.ablations.variants import Axis, Variant, combined
 from otcluster.dnc.errors import RecipeError
-from otcluster.dnc.recipe import FOLDS, DataConfig, Recipe, at_folder, load_recipe
+from otcluster.dnc.recipe import DataConfig, Recipe, at_folder, load_recipe
+from otcluster.dnc.recipe_values import FOLDS
 from otcluster.dnc.transfer import starting_point
 
 

@@ -1,0 +1,140 @@
+"""Which values the keys of a recipe may have."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from otcluster.dnc.errors import RecipeError
+
+if TYPE_CHECKING:
+    from otcluster.dnc.recipe import DataConfig, Recipe
+
+_CHOICES = {
+    "data.kind": ("digits", "folder"),
+    "data.augment": ("none", "crop", "crop-flip", "resized-crop-flip", "simclr"),
+    "data.broken": ("refuse", "skip"),
+    "data.channels": (1, 3),
+    "backbone.stem": ("imagenet", "cifar"),
+    "head.kind": ("dnc", "linear", "deepncm", "knn", "simclr"),
+    "head.allocation": ("equal", "by_size"),
+    "head.metric": (None, "cosine", "sqeuclidean"),
+    "head.averaging": ("momentum_mean", "sums_and_counts"),
+    "head.scaling": ("temperature", "learnt", "layer_norm"),
+    "solver.kind": ("log_sinkhorn", "sinkhorn_knopp", "nearest"),
+    "growth.kind": ("none", "evidence"),
+    "optim.name": ("sgd", "adamw"),
+    "optim.schedule": ("constant", "step", "cosine", "polynomial", "one-cycle"),
+    "train.precision": ("32-true", "64-true", "bf16-mixed", "16-mixed"),
+    "train.accelerator": ("auto", "cpu", "cuda", "mps"),
+}
+_AT_LEAST = {
+    "data.image_size": 1,
+    "data.batch_size": 2,
+    "data.workers": 0,
+    "data.split_seed": 0,
+    "data.rand_augment": 0,
+    "data.mixup": 0,
+    "data.cutmix": 0,
+    "head.n_subcentroids": 1,
+    "head.n_neighbours": 1,
+    "solver.max_iter": 1,
+    "memory.capacity": 0,
+    "growth.k_min": 1,
+    "growth.k_max": 1,
+    "growth.every": 1,
+    "growth.warmup": 0,
+    "growth.patience": 1,
+    "growth.least": 2,
+    "growth.margin": 0,
+    "optim.lr": 0,
+    "optim.weight_decay": 0,
+    "optim.warmup_epochs": 0,
+    "train.epochs": 1,
+    "train.seed": 0,
+    "train.test_every": 1,
+    "train.checkpoint_steps": 1,
+    "explain.images_per_subcentroid": 1,
+}
+_SEEDS = ("train.seed", "data.split_seed")
+_SEED_LIMIT = 2**63  # torch takes no larger ones
+_POSITIVE = ("solver.epsilon", "optim.lr", "optim.gamma", "optim.power", "train.timeout")
+_SHARES = ("head.momentum", "optim.momentum", "optim.label_smoothing", "data.erasing", "train.ema")
+FOLDS = 5
+_MAGNITUDES = 31  # of RandAugment
+
+
+def check_values(recipe: Recipe) -> None:
+    """See that each value is in its range, and that they go together.
+
+    Raises:
+        RecipeError: One is not; the message names its key.
+    """
+
+    def value(key: str) -> Any:
+        group, name = key.split(".")
+        return getattr(getattr(recipe, group), name)
+
+    for key, choices in _CHOICES.items():
+        if value(key) not in choices:
+            allowed = ", ".join("null" if choice is None else str(choice) for choice in choices)
+            raise RecipeError(f"{key} must be one of {allowed}, got {value(key)!r}")
+    for key, least in _AT_LEAST.items():
+        if not least <= value(key) < math.inf:
+            raise RecipeError(f"{key} must be at least {least} and finite, got {value(key)}")
+    for key in _SEEDS:
+        if value(key) >= _SEED_LIMIT:
+            raise RecipeError(f"{key} must be less than 2**63, got {value(key)}")
+    for key in _POSITIVE:
+        if not 0 < value(key) < math.inf:
+            raise RecipeError(f"{key} must be positive and finite, got {value(key)}")
+    for key in _SHARES:
+        if not 0 <= value(key) <= 1:
+            raise RecipeError(f"{key} must lie in [0, 1], got {value(key)}")
+    _check_images(recipe.data)
+    if recipe.head.kind == "simclr" and (recipe.data.mixup or recipe.data.cutmix):
+        raise RecipeError("head.kind=simclr compares two views of each image: data.mixup and data.cutmix must be 0")
+    if recipe.backbone.init_from is not None and recipe.backbone.pretrained:
+        raise RecipeError("backbone.init_from and backbone.pretrained=true both say with which weights to begin: leave one out")
+    if recipe.train.ema == 1:
+        raise RecipeError("train.ema must be less than 1, or the average would stay at the first weights")
+    if sorted(recipe.optim.milestones) != recipe.optim.milestones:
+        raise RecipeError(f"optim.milestones must be epochs in rising order, got {recipe.optim.milestones}")
+    if recipe.optim.schedule == "step" and not recipe.optim.milestones:
+        raise RecipeError("optim.schedule=step needs optim.milestones, epochs in rising order such as [100,150]")
+    if recipe.optim.nesterov and (recipe.optim.name != "sgd" or not recipe.optim.momentum):
+        raise RecipeError("optim.nesterov needs optim.name=sgd with an optim.momentum above 0")
+    if not all(0 < share < math.inf for share in recipe.train.shares or [1]):
+        raise RecipeError(f"train.shares must be null or positive numbers, got {recipe.train.shares}")
+    if recipe.head.temperature is not None and not 0 < recipe.head.temperature < math.inf:
+        raise RecipeError(f"head.temperature must be null or positive and finite, got {recipe.head.temperature}")
+    if recipe.head.kind == "knn" and (recipe.memory.capacity < 1 or recipe.head.metric == "sqeuclidean"):
+        raise RecipeError("head.kind=knn needs a memory (memory.capacity of at least 1) and head.metric=cosine (or null)")
+    if recipe.solver.tol is not None and not recipe.solver.tol >= 0:
+        raise RecipeError(f"solver.tol must be null or not negative, got {recipe.solver.tol}")
+    growth = recipe.growth
+    if growth.kind != "none":
+        if recipe.head.kind != "dnc":
+            raise RecipeError(f"growth.kind={growth.kind} is for head.kind=dnc, got head.kind={recipe.head.kind}")
+        if not growth.k_min <= recipe.head.n_subcentroids <= growth.k_max:
+            raise RecipeError(
+                f"head.n_subcentroids, the number that classes start with, must lie from growth.k_min={growth.k_min} to "
+                f"growth.k_max={growth.k_max}, got {recipe.head.n_subcentroids}"
+            )
+
+
+def _check_images(data: DataConfig) -> None:
+    for name in ("mean", "std"):
+        numbers = getattr(data, name)
+        if len(numbers) not in (1, data.channels) or not all(math.isfinite(number) for number in numbers):
+            raise RecipeError(f"data.{name} must be one finite number or data.channels={data.channels} of them, got {numbers}")
+    if not all(number > 0 for number in data.std):
+        raise RecipeError(f"data.std must be positive, got {data.std}")
+    if data.crop_share is not None and not 0 < data.crop_share <= 1:
+        raise RecipeError(f"data.crop_share must be null or lie in (0, 1], got {data.crop_share}")
+    if data.labels_per_class is not None and data.labels_per_class < 1:
+        raise RecipeError(f"data.labels_per_class must be null or at least 1, got {data.labels_per_class}")
+    if not 0 <= data.fold < FOLDS:
+        raise RecipeError(f"data.fold must be one of the {FOLDS} folds 0 to {FOLDS - 1}, got {data.fold}")
+    if data.rand_augment >= _MAGNITUDES:
+        raise RecipeError(f"data.rand_augment must be a magnitude below {_MAGNITUDES}, got {data.rand_augment}")
