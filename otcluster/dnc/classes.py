@@ -83,9 +83,8 @@ def counts_of(head: DNCHead) -> list[int]:
 
 
 def give_counts(head: DNCHead, counts: Sequence[int]) -> None:
-    """Let the classes of a new head have so many sub-centroids, as those of one that was saved had."""
-    if list(counts) != counts_of(head):
-        _set_store(head, [], counts)
+    """Let the classes of a new head have so many sub-centroids, as those of one that was saved after classes came or went."""
+    _set_store(head, [], counts)
 
 
 def need_subcentroids(head: nn.Module) -> DNCHead:
@@ -102,8 +101,12 @@ def need_subcentroids(head: nn.Module) -> DNCHead:
 
 
 def _set_store(head: DNCHead, kept: list[int], counts: Sequence[int]) -> None:
-    """A store for classes with ``counts`` sub-centroids, of which the first are the ``kept`` ones of the store before."""
+    """A store for classes with ``counts`` sub-centroids, of which the first are the ``kept`` ones of the store before.
+
+    Numbers stay as they are from now on: evidence for growth was of the classes as they were.
+    """
     old = head.store
+    first = torch.argsort(~old.is_open[kept], dim=1, stable=True)  # of each class, those that it has
     new = CentroidStore(
         n_classes=len(counts),
         n_centroids=list(counts),
@@ -116,6 +119,8 @@ def _set_store(head: DNCHead, kept: list[int], counts: Sequence[int]) -> None:
         seed=head.seed,
     ).to(old.centroids.device)
     for name, buffer in new.named_buffers():
+        if name == "is_open":
+            continue
         source: Any = getattr(old, name)
         if not buffer.ndim:
             buffer.copy_(source)
@@ -123,5 +128,6 @@ def _set_store(head: DNCHead, kept: list[int], counts: Sequence[int]) -> None:
             buffer[: len(kept)] = source[kept]
         else:
             k = min(buffer.shape[1], source.shape[1])
-            buffer[: len(kept), :k] = source[kept][:, :k]
-    head.store, head.n_classes = new, len(counts)
+            places = first[:, :k].view(len(kept), k, *[1] * (source.ndim - 2)).expand(-1, -1, *source.shape[2:])
+            buffer[: len(kept), :k] = source[kept].gather(1, places)
+    head.store, head.growing, head.n_classes = new, None, len(counts)

@@ -13,7 +13,9 @@ from otcluster.dnc import (
     Ablation,
     Classifier,
     DNCHead,
+    Evidence,
     LinearHead,
+    ScoreNorm,
     ablate,
     evaluate,
     export,
@@ -24,7 +26,7 @@ from otcluster.dnc import (
     training,
 )
 from otcluster.dnc.ablations.variants import vary
-from otcluster.dnc.classes import append_class, counts_of, drop_class
+from otcluster.dnc.classes import append_class, counts_of, drop_class, give_counts
 from otcluster.dnc.commands import app
 from otcluster.dnc.data import load_data
 from otcluster.dnc.errors import RecipeError
@@ -208,6 +210,25 @@ def test_a_class_added_and_removed_leaves_the_head_as_it_was(head):
         assert torch.equal(value, before[name]), name
 
 
+def test_a_head_that_grew_keeps_what_it_has_and_grows_no_more():
+    head = DNCHead(4, n_classes=2, n_subcentroids=2, memory=0, growth=Evidence(k_max=6))
+    head.observe(torch.cat([around(0, 8), around(1, 8)]), torch.arange(2).repeat_interleave(8))
+    is_open = torch.zeros(2, 6, dtype=torch.bool)
+    is_open[0, [0, 4]] = is_open[1, 1] = True
+    means = torch.nn.functional.normalize(torch.rand(2, 6, 4, generator=torch.Generator().manual_seed(3)), dim=-1)
+    head.store.rearrange(is_open, is_open, means, torch.ones(2, 6))
+    features = torch.cat([around(0, 5), around(1, 5), around(2, 5)])
+    logits = head(features)
+    append_class(head, around(2, 9), n_subcentroids=3)
+    assert counts_of(head) == [2, 1, 3]
+    assert head.growing is None
+    torch.testing.assert_close(head(features)[:, :2], logits)
+    other = DNCHead(4, n_classes=3, n_subcentroids=2, memory=0, growth=Evidence(k_max=6))
+    give_counts(other, counts_of(head))
+    other.load_state_dict(head.state_dict())
+    assert torch.equal(other(features), head(features))
+
+
 def test_a_class_in_the_middle_is_forgotten_with_its_memory(head):
     append_class(head, around(2, 20))
     head.observe(around(2, 4), torch.full((4,), 2))
@@ -231,6 +252,9 @@ def test_a_head_with_weights_of_its_classes_says_so():
     for change in (lambda: model.add_class(torch.zeros(3, 4), "x"), lambda: model.remove_class("0")):
         with pytest.raises(TypeError, match="where a head has sub-centroids"):
             change()
+    normed = Classifier(torch.nn.Flatten(), DNCHead(4, n_classes=2, scaling=ScoreNorm(2)))
+    with pytest.raises(TypeError, match=r"head\.scaling=layer_norm, which has weights for each"):
+        normed.add_class(torch.rand(3, 4), "x")
     model = Classifier(torch.nn.Flatten(), DNCHead(4, n_classes=2))
     with pytest.raises(ValueError, match="there is a class 1 already"):
         model.add_class(torch.rand(3, 4), "1")
