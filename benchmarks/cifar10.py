@@ -30,6 +30,10 @@ GPU = [
 """What the recipe of the paper is changed to: 200 epochs with batches of 128 are for longer afternoons."""
 
 
+KINDS = {"dnc-growth": ["head.kind=dnc", "growth.kind=evidence"], "dnc-kmeans": ["head.kind=dnc", "solver.kind=nearest"]}
+"""Heads that are more than a ``head.kind``."""
+
+
 def run_one(recipe: str, changes: list[str], out: Path) -> dict[str, Any]:
     """Train a run, or read what it left."""
     return train(load_recipe(recipe, changes), out)
@@ -57,7 +61,7 @@ def main() -> None:
             pool.submit(
                 run_one,
                 chosen.recipe,
-                [*common, f"head.kind={head}", f"train.seed={seed}"],
+                [*common, *KINDS.get(head, [f"head.kind={head}"]), f"train.seed={seed}"],
                 chosen.out / f"{head}-{seed}",
             ): (head, seed)
             for head, seed in runs
