@@ -177,7 +177,8 @@ class DNCHead(nn.Module):
 
         Args:
             features: (n, dim); for the cosine of any length, directions are what counts.
-            labels: Class of each, integers of shape (n,).
+            labels: Class of each, integers of shape (n,); or shares of the classes, floats of shape (n, n_classes), as mixup
+                gives them: a feature is then clustered with the class of its greatest share.
             reducer: The ranks that share the batch, each with features of its own (there may be none). All then remember those
                 of all, in the order of the ranks, and each clusters a part of them: every head is that of one process with the
                 whole batch.
@@ -186,6 +187,8 @@ class DNCHead(nn.Module):
             TypeError, ValueError: The arguments do not fit the head, or a label is out of range, on any rank; the head is then
                 unchanged.
         """
+        if isinstance(labels, Tensor) and labels.is_floating_point() and labels.shape[1:] == (self.n_classes,):
+            labels = labels.argmax(dim=1)
         self.store.check(features, labels, reducer=reducer, owner="head")
         with torch.autocast(features.device.type, enabled=False):
             points = self._points(features.detach())

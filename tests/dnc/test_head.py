@@ -190,3 +190,14 @@ def test_a_classifier_is_a_backbone_and_a_head():
         x = torch.rand(2, 1, 2, 2)
         assert torch.equal(model(x), head(model.features(x)))
         head.observe(model.features(x), torch.tensor([0, 1]))
+
+
+def test_shares_of_classes_stand_for_the_class_of_the_greatest():
+    features = torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
+    shares = torch.softmax(torch.randn(40, 3, generator=torch.Generator().manual_seed(1)), dim=1)
+    heads = [DNCHead(8, 3, n_subcentroids=2, memory=32) for _ in range(2)]
+    heads[0].observe(features, shares)
+    heads[1].observe(features, shares.argmax(1))
+    assert torch.equal(heads[0].subcentroids, heads[1].subcentroids)
+    with pytest.raises(TypeError, match="labels must be integers"):
+        heads[0].observe(features, shares[:, :2])
