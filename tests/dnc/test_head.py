@@ -199,5 +199,5 @@ def test_shares_of_classes_stand_for_the_class_of_the_greatest():
     heads[0].observe(features, shares)
     heads[1].observe(features, shares.argmax(1))
     assert torch.equal(heads[0].subcentroids, heads[1].subcentroids)
-    with pytest.raises(TypeError, match="labels must be integers"):
+    with pytest.raises(TypeError, match="labels must be an integer tensor"):
         heads[0].observe(features, shares[:, :2])
