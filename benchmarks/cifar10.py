@@ -30,7 +30,11 @@ GPU = [
 """What the recipe of the paper is changed to: 200 epochs with batches of 128 are for longer afternoons."""
 
 
-KINDS = {"dnc-growth": ["head.kind=dnc", "growth.kind=evidence"], "dnc-kmeans": ["head.kind=dnc", "solver.kind=nearest"]}
+KINDS = {
+    "deepncm": ["head.kind=deepncm", "head.temperature=null"],
+    "dnc-growth": ["head.kind=dnc", "growth.kind=evidence"],
+    "dnc-kmeans": ["head.kind=dnc", "solver.kind=nearest"],
+}
 """Heads that are more than a ``head.kind``."""
 
 

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from otcluster import __version__, cli
+from otcluster.dnc.recipe import recipe_names
 from tests.dnc.conftest import SMALL, image_folder, listing, small_run, write_images
 
 __all__ = ["image_folder", "small_run"]
@@ -25,7 +26,7 @@ def train_small(folder, out, *changes):
 def test_recipes_are_listed():
     result = invoke("dnc", "recipes")
     assert result.exit_code == 0
-    assert [line.split()[0] for line in result.stdout.splitlines()] == ["digits", "image-folder"]
+    assert [line.split()[0] for line in result.stdout.splitlines()] == recipe_names()
 
 
 def test_train_eval_and_predict(image_folder, tmp_path):

@@ -80,6 +80,7 @@ class Classifier(nn.Module):
             ValueError: They have another shape, or ``batch_size`` is not positive.
 
         Example:
+            >>> from otcluster.dnc import DNCHead
             >>> model = Classifier(nn.Flatten(), DNCHead(4, n_classes=3))
             >>> found = model.predict(torch.rand(5, 1, 2, 2), batch_size=2)
             >>> found.labels.shape, found.shares.shape, found.subcentroids.shape
@@ -108,6 +109,7 @@ class Classifier(nn.Module):
             ValueError: There is a class of this name, no images, or fewer than sub-centroids.
 
         Example:
+            >>> from otcluster.dnc import DNCHead
             >>> model = Classifier(nn.Flatten(), DNCHead(4, n_classes=2), classes=["cat", "dog"])
             >>> model.add_class(torch.rand(8, 1, 2, 2), "owl"), model.classes
             (2, ['cat', 'dog', 'owl'])

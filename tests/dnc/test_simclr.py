@@ -53,16 +53,17 @@ def test_on_uneven_ranks_loss_and_gradients_add_up_to_those_of_one_process():
     n = 9
     views = two_views(n).double()
 
-    def learn(reducer, start, stop):
-        head = head_of()
+    heads = [head_of() for _ in range(4)]  # here: the threads of the ranks share torch's random state
+
+    def learn(head, reducer, start, stop):
         own = torch.cat([views[start:stop], views[n + start : n + stop]]).requires_grad_()
         loss = head.loss(own, reducer=reducer)
         loss.backward()
         return loss.detach(), own.grad, [each.grad for each in head.parameters()]
 
-    loss, gradient, of_weights = learn(None, 0, n)
+    loss, gradient, of_weights = learn(heads[3], None, 0, n)
     cuts = [0, 4, 4, n]  # one rank has none
-    parts = run_ranks(3, lambda rank, reducer: learn(reducer, *cuts[rank : rank + 2]))
+    parts = run_ranks(3, lambda rank, reducer: learn(heads[rank], reducer, *cuts[rank : rank + 2]))
     torch.testing.assert_close(sum(part[0] for part in parts), loss)
     for view in range(2):
         own = [part[1].chunk(2)[view] for part in parts]
