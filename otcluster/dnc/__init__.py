@@ -10,6 +10,7 @@ from typing import Any
 from otcluster.dnc.baselines import DeepNCMHead, KNNHead, LinearHead, SimCLRHead
 from otcluster.dnc.growth import Evidence
 from otcluster.dnc.head import DNCHead
+from otcluster.dnc.pooling import Largest, Mixture
 from otcluster.dnc.scaling import FixedTemperature, LearntTemperature, ScoreNorm
 
 _ON_USE = {
@@ -36,8 +37,10 @@ __all__ = [
     "Evidence",
     "FixedTemperature",
     "KNNHead",
+    "Largest",
     "LearntTemperature",
     "LinearHead",
+    "Mixture",
     "Predictions",
     "Recipe",
     "ScoreNorm",

@@ -9,6 +9,8 @@ from otcluster.dnc.evaluation import evaluate as evaluate
 from otcluster.dnc.exporting import export as export
 from otcluster.dnc.growth import Evidence as Evidence
 from otcluster.dnc.head import DNCHead as DNCHead
+from otcluster.dnc.pooling import Largest as Largest
+from otcluster.dnc.pooling import Mixture as Mixture
 from otcluster.dnc.prediction import predict as predict
 from otcluster.dnc.readouts import evaluate_readouts as evaluate_readouts
 from otcluster.dnc.recipe import Recipe as Recipe

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from otcluster.distributed import TorchReducer
 from otcluster.dnc.growth import Evidence, Growing
+from otcluster.dnc.pooling import Largest
 from otcluster.dnc.scaling import FixedTemperature
 from otcluster.problem import Problem
 from otcluster.scores import PointScores
@@ -47,6 +48,8 @@ class DNCHead(nn.Module):
         averaging: How sub-centroids follow. Default: :class:`otcluster.MomentumMean`.
         scaling: From the similarities of the classes, (n, n_classes), to logits: a module such as
             :class:`otcluster.dnc.LearntTemperature`, in place of ``temperature``.
+        pooling: From similarities, (n, n_classes, n_subcentroids), to those of the classes. Default:
+            :class:`otcluster.dnc.Largest`; :class:`otcluster.dnc.Mixture` is a smooth maximum while training.
         growth: How classes change their number of sub-centroids while the head observes, from ``n_subcentroids`` on:
             :class:`otcluster.dnc.Evidence`. Default: they keep it.
 
@@ -79,6 +82,7 @@ class DNCHead(nn.Module):
         metric: StoreMetric = "cosine",
         averaging: Averaging | None = None,
         scaling: nn.Module | None = None,
+        pooling: nn.Module | None = None,
         growth: Evidence | None = None,
     ) -> None:
         super().__init__()
@@ -100,6 +104,7 @@ class DNCHead(nn.Module):
         )  # fmt: skip
         usual = USUAL_TEMPERATURE[metric] if temperature is None else temperature
         self.scaling: nn.Module = FixedTemperature(usual) if scaling is None else scaling
+        self.pooling: nn.Module = Largest() if pooling is None else pooling
         self.growing = None if growth is None else Growing(growth, self.store)
         self.memory = MemoryQueue(memory, dim)
 
@@ -158,7 +163,7 @@ class DNCHead(nn.Module):
         Raises:
             ValueError: The features have another shape.
         """
-        return self.scaling(self.similarities(features).amax(dim=-1))
+        return self.scaling(self.pooling(self.similarities(features)))
 
     def _check_shape(self, features: Tensor) -> None:
         if features.ndim != 2 or features.shape[1] != self.store.dim:

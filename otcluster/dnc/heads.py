@@ -12,6 +12,7 @@ from otcluster.dnc.baselines import DeepNCMHead, KNNHead, LinearHead, SimCLRHead
 from otcluster.dnc.errors import RecipeError
 from otcluster.dnc.growth import Evidence
 from otcluster.dnc.head import USUAL_TEMPERATURE, DNCHead
+from otcluster.dnc.pooling import Largest, Mixture
 from otcluster.dnc.scaling import FixedTemperature, LearntTemperature, ScoreNorm
 from otcluster.solvers import LogSinkhorn, Nearest, SinkhornKnopp, Solver
 from otcluster.stores.averaging import Averaging, MomentumMean, SumsAndCounts
@@ -57,6 +58,7 @@ def build_head(recipe: Recipe, dim: int, n_classes: int, class_sizes: Sequence[i
         memory=recipe.memory.capacity,
         solver=build_solver(recipe.solver),
         seed=seed,
+        pooling=Mixture(temperature) if config.pooling == "mixture" else Largest(),
         growth=build_growth(recipe.growth),
         metric=metric,
         averaging=averaging,

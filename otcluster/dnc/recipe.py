@@ -67,6 +67,7 @@ class HeadConfig:
     metric: str | None = None
     momentum: float = 0.999
     averaging: str = "momentum_mean"
+    pooling: str = "largest"
     scaling: str = "temperature"
     temperature: float | None = None
     n_neighbours: int = 20

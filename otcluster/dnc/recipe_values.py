@@ -20,6 +20,7 @@ _CHOICES = {
     "head.allocation": ("equal", "by_size"),
     "head.metric": (None, "cosine", "sqeuclidean"),
     "head.averaging": ("momentum_mean", "sums_and_counts"),
+    "head.pooling": ("largest", "mixture"),
     "head.scaling": ("temperature", "learnt", "layer_norm"),
     "solver.kind": ("log_sinkhorn", "sinkhorn_knopp", "nearest"),
     "growth.kind": ("none", "evidence"),
