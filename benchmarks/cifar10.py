@@ -25,7 +25,7 @@ from otcluster.runs.files import write_text
 GPU = [
     "data.batch_size=512", "optim.lr=0.4", "optim.nesterov=true", "optim.weight_decay=0.0005", "optim.schedule=cosine",
     "optim.warmup_epochs=5", "optim.milestones=[]", "train.precision=bf16-mixed", "train.channels_last=true",
-    "train.test_every=5", "train.epochs=60", "train.checkpoint_steps=1000", "head.momentum=0.99",
+    "train.test_every=5", "train.epochs=60", "train.checkpoint_steps=1000", "head.momentum=0.99", "head.pooling=mixture",
 ]  # fmt: skip
 """What the recipe of the paper is changed to: 200 epochs with batches of 128 are for longer afternoons."""
 
