@@ -2,7 +2,7 @@
 
 Without a file: the pixels of scikit-learn's digits. With the features that a trained run saved:
 
-    otcluster dnc eval RUN --split train --features features.safetensors
+    otcluster dnc eval RUN --features features.safetensors
     python examples/cluster_features.py --features features.safetensors --images DIR
 
 The labels are not shown to k-means. They tell afterwards how well clusters agree with the classes.
@@ -89,7 +89,8 @@ def draw_clusters(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--features", type=Path, help="safetensors with features, labels and indices")
-    parser.add_argument("--images", help="the folder of images that the features are of; their train/ is shown")
+    parser.add_argument("--images", help="the folder of images that the features are of")
+    parser.add_argument("--split", choices=("test", "train"), default="test", help="which of them the features are of")
     parser.add_argument("-k", type=int, nargs="+", default=[10, 100], help="numbers of clusters")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/cluster-features"))
@@ -117,7 +118,7 @@ def main() -> None:
     if chosen.features is None or chosen.images is not None:
         config = DataConfig(dir=chosen.images) if chosen.images else DataConfig(kind="digits", channels=1)
         if chosen.images:
-            read = load_data(config).train.read
+            read = getattr(load_data(config), chosen.split).read
         else:
             images = load_digits().images
             read = lambda at: Image.fromarray((images[at] * 15.9).astype(np.uint8))  # noqa: E731
