@@ -70,7 +70,7 @@ def draw_clusters(
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     for column, (way, result) in enumerate(results.items()):
         sizes = cluster_sizes(result.labels, k)
-        for row, (name, which) in enumerate((("largest", np.argmax(sizes)), ("smallest", np.argmin(sizes)))):
+        for row, (name, which) in enumerate((("largest", np.argmax(sizes)), ("smallest", k - 1 - np.argmin(sizes[::-1])))):
             members = np.flatnonzero(result.labels == which)
             order = members[np.argsort(-(x[members] @ result.centroids[which]))]
             strips = [order[:SHOWN], order[-SHOWN:]]
