@@ -15,7 +15,7 @@ from otcluster.clustering.sources import open_vectors
 from tests.strategies import clustered_vectors
 
 DIM, LEVELS = 128, (2000, 50)
-SIZES = (50_000, 100_000, 200_000, 400_000)
+SIZES = (50_000, 100_000, 200_000)
 
 
 def seconds(call: Callable[[], Any]) -> tuple[float, Any]:
