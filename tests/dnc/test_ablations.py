@@ -134,7 +134,7 @@ def test_a_set_that_is_none_is_named(tmp_path, text):
 def test_every_prepared_set_is_trained_on_the_digits(tmp_path, name):
     description, axes = load_set(name)
     assert description
-    changes = ["train.epochs=1", "data.image_size=8", "explain.images_per_subcentroid=1"]
+    changes = ["train.epochs=1", "data.image_size=8", "data.labels_per_class=48", "data.batch_size=16"]
     comparison = ablate(Ablation.plan("digits", changes, axes=axes, seeds=1), tmp_path / name)
     assert not comparison.failed
     assert [row.n for row in comparison.rows] == [1] * len(combined(axes))
