@@ -18,6 +18,7 @@ from otcluster.runs.files import replaced
 
 _SHOWN = 6
 _SIDE = 32
+_GAP = 12  # between rows, and between sub-centroids
 _CLASSES_SHOWN = 20
 
 
@@ -47,27 +48,29 @@ def draw_subcentroids(typical: TypicalImages, split: Split, classes: list[str], 
     """A row for each class, a column for each sub-centroid that owns images, and in each cell the training images nearest."""
     shown = min(len(classes), _CLASSES_SHOWN)
     slots = np.flatnonzero(typical.sizes.sum(dim=0).numpy()).tolist()
-    figure = Figure(figsize=(1.2 + 2.6 * len(slots), 0.6 + 0.66 * shown), layout="constrained")
+    height, width = _SIDE + _GAP, _SHOWN * (_SIDE + 1) + _GAP
+    sheet = np.full((shown * height, max(len(slots), 1) * width, 3), 255, dtype=np.uint8)
+    figure = Figure(figsize=(1.2 + 2.6 * len(slots), 0.6 + 0.46 * shown), layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(shown, len(slots), squeeze=False)
+    axes = figure.subplots()  # one for all: a grid of them takes ten times as long to lay out
     for label in range(shown):
         for column, subcentroid in enumerate(slots):
-            axes = grid[label][column]
+            top, left = label * height, column * width
             at = typical.of(label, subcentroid)[:_SHOWN].tolist()
             strip = _strip([split.read(int(typical.indices[position])) for position in at])
-            axes.imshow(strip)
-            axes.set_xticks([])
-            axes.set_yticks([])
+            sheet[top : top + strip.shape[0], left : left + strip.shape[1]] = strip
             axes.text(
-                0.995, 0.02, f"{int(typical.sizes[label, subcentroid])}", transform=axes.transAxes, ha="right", va="bottom",
+                left + width - _GAP - 3, top + _SIDE - 3, f"{int(typical.sizes[label, subcentroid])}", ha="right", va="bottom",
                 fontsize=7, color="white", bbox={"facecolor": "black", "alpha": 0.6, "pad": 1, "linewidth": 0},
             )  # fmt: skip
-            for spine in axes.spines.values():
-                spine.set_visible(False)
-            if label == 0:
-                axes.set_title(f"sub-centroid {subcentroid + 1}", fontsize=9)
-            if column == 0:
-                axes.set_ylabel(classes[label], rotation=0, ha="right", va="center", fontsize=9, parse_math=False)
+    axes.imshow(sheet)
+    middle = _SIDE / 2
+    axes.set_yticks([label * height + middle for label in range(shown)])
+    axes.set_yticklabels(classes[:shown], fontsize=9, parse_math=False)
+    axes.set_xticks([(column + 0.5) * width - _GAP / 2 for column in range(len(slots))])
+    axes.set_xticklabels([f"sub-centroid {subcentroid + 1}" for subcentroid in slots], fontsize=9)
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    axes.spines[:].set_visible(False)
     rest = f" (the first {shown} of {len(classes)} classes)" if shown < len(classes) else ""
     figure.suptitle(f"Training images nearest to each sub-centroid, and how many it owns{rest}", fontsize=10)
     _save(figure, path)
