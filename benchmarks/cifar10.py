@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 
+from benchmarks.paired import difference
 from otcluster.dnc import load_recipe, train
 from otcluster.runs.files import write_text
 
@@ -81,10 +81,7 @@ def main() -> None:
         print(f"| {seed} | {' | '.join(f'{value:.4f}' for value in row)} |")
     print(f"| mean | {' | '.join(f'{value:.4f}' for value in table.mean(axis=0))} |")
     for at, head in enumerate(heads[1:], 1):
-        differences = 100 * (table[:, 0] - table[:, at])
-        half = stats.t.ppf(0.975, len(table) - 1) * stats.sem(differences) if len(table) > 1 else float("nan")
-        middle = differences.mean()
-        print(f"{heads[0]} - {head}: {middle:+.2f} points, 95 % [{middle - half:+.2f}, {middle + half:+.2f}]")
+        print(f"{heads[0]} - {head}, points: {difference(table[:, 0], table[:, at])}")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     rows = [{"head": head, "seed": seed, **found[head, seed]} for head, seed in runs]
     results = {"device": device, "recipe": chosen.recipe, "changes": chosen.changes, "runs": rows}

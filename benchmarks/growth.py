@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 
+from benchmarks.paired import difference
 from otcluster.dnc import Evidence, load_recipe, train
 from tests.dnc.modes import draws_with_the_number_found
 
@@ -47,12 +47,10 @@ def digits() -> None:
                     pair.insert(0, metrics["test"]["accuracy"])
                 pairs.append(pair)
                 numbers = " ".join(map(str, metrics["n_subcentroids"].values()))
-                difference = f"{100 * (pair[0] - pair[1]):+.2f}"
-                print(f"| {split} | {seed} | {pair[0]:.4f} | {pair[1]:.4f} | {difference} | {numbers} |", flush=True)
-    means, differences = np.mean(pairs, axis=0), 100 * np.subtract(*np.transpose(pairs))
-    half, middle = stats.t.ppf(0.975, len(pairs) - 1) * stats.sem(differences), differences.mean()
-    interval = f"{middle:+.2f}, 95 % [{middle - half:+.2f}, {middle + half:+.2f}]"
-    print(f"| mean | | {means[0]:.4f} | {means[1]:.4f} | {interval} | |")
+                points = f"{100 * (pair[0] - pair[1]):+.2f}"
+                print(f"| {split} | {seed} | {pair[0]:.4f} | {pair[1]:.4f} | {points} | {numbers} |", flush=True)
+    means = np.mean(pairs, axis=0)
+    print(f"| mean | | {means[0]:.4f} | {means[1]:.4f} | {difference(*np.transpose(pairs))} | |")
 
 
 if __name__ == "__main__":

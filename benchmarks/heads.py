@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 
+from benchmarks.paired import difference
 from otcluster.dnc import load_recipe, train
 
 SPLITS, SEEDS = (0, 1), range(5)
@@ -25,10 +25,8 @@ def main() -> None:
                     pair.append(train(recipe, Path(folder) / f"{kind}-{split}-{seed}")["test"]["accuracy"])
                 pairs.append(pair)
                 print(f"| {split} | {seed} | {pair[0]:.4f} | {pair[1]:.4f} | {100 * (pair[0] - pair[1]):+.2f} |", flush=True)
-    means, differences = np.mean(pairs, axis=0), 100 * np.subtract(*np.transpose(pairs))
-    half = stats.t.ppf(0.975, len(pairs) - 1) * stats.sem(differences)
-    middle = differences.mean()
-    print(f"| mean | | {means[0]:.4f} | {means[1]:.4f} | {middle:+.2f}, 95 % [{middle - half:+.2f}, {middle + half:+.2f}] |")
+    means = np.mean(pairs, axis=0)
+    print(f"| mean | | {means[0]:.4f} | {means[1]:.4f} | {difference(*np.transpose(pairs))} |")
 
 
 if __name__ == "__main__":

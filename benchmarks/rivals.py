@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 
+from benchmarks.paired import difference
 from otcluster.dnc import evaluate_readouts, load_recipe, load_run, train
 
 METHODS = {
@@ -95,9 +95,7 @@ def main() -> None:
             rows = table(ask, usual, name, chosen.folds)
             ours = np.array(rows["DNC"][0])
             for method, (values, rate) in rows.items():
-                difference = 100 * (ours - values)
-                half = stats.t.ppf(0.975, len(ours) - 1) * stats.sem(difference)
-                compared = "" if method == "DNC" else f"{difference.mean():+.2f} ± {half:.2f}"
+                compared = "" if method == "DNC" else difference(ours, values)
                 print(f"| {method} | {rate} | {np.mean(values):.4f} | {np.std(values, ddof=1):.4f} | {compared} |", flush=True)
 
 

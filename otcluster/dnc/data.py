@@ -25,7 +25,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extensi
 
 from otcluster.dnc.conversion import DIGIT_LEVELS, Conversion
 from otcluster.dnc.errors import DataError
-from otcluster.dnc.official import official_folder, read_official, reader
+from otcluster.dnc.official import official_folder, read_official
 from otcluster.dnc.pictures import open_image
 from otcluster.dnc.recipe import DataConfig
 from otcluster.dnc.recipe_values import FOLDS
@@ -74,6 +74,10 @@ def _array(read: Callable[[int], Image.Image], at: int) -> npt.NDArray[np.uint8]
         return np.asarray(read(at))
     except DataError:
         return None
+
+
+def _nth_array(images: npt.NDArray[np.uint8], at: int) -> Image.Image:
+    return Image.fromarray(images[at])
 
 
 def _kept_nth(read: Callable[[int], Image.Image], images: list[npt.NDArray[np.uint8] | None], at: int) -> Image.Image:
@@ -179,7 +183,7 @@ def _official_split(known: Any, root: Path, classes: list[str], owner: Path | st
     places = np.asarray([classes.index(name) for name in theirs])
     names = [f"{'train' if train else 'test'}/{theirs[label]}/{at:05d}" for at, label in enumerate(labels)]
     marks = [(each.size, zlib.crc32(each)) for each in images]
-    return Split(torch.as_tensor(places[labels], dtype=torch.int64), names, marks, reader(images))
+    return Split(torch.as_tensor(places[labels], dtype=torch.int64), names, marks, partial(_nth_array, images))
 
 
 def _test_root(root: Path) -> Path | None:
@@ -194,7 +198,7 @@ def _digits(config: DataConfig) -> ImageData:
     pixels = np.rint(digits.images * (255 / DIGIT_LEVELS)).astype(np.uint8)
     names = [f"digit-{at:04d}" for at in range(len(labels))]
     marks = [(each.size, zlib.crc32(each)) for each in pixels]
-    whole = Split(labels, names, marks, reader(pixels))
+    whole = Split(labels, names, marks, partial(_nth_array, pixels))
     train, test = _split(labels, config)
     return ImageData([str(name) for name in digits.target_names], whole.subset(train), whole.subset(test))
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from otcluster.dnc.errors import DataError
@@ -37,13 +35,3 @@ def read_official(known: Any, root: Path, *, train: bool) -> tuple[list[str], np
             "unpack the archive anew"
         ) from None
     return list(found.classes), np.asarray(found.targets, dtype=np.int64), np.ascontiguousarray(found.data)
-
-
-def nth_array(images: npt.NDArray[np.uint8] | list[npt.NDArray[np.uint8]], at: int) -> Image.Image:
-    """An image out of several in memory."""
-    return Image.fromarray(images[at])
-
-
-def reader(images: npt.NDArray[np.uint8] | list[npt.NDArray[np.uint8]]) -> partial[Image.Image]:
-    """What reads them by index, and can be pickled."""
-    return partial(nth_array, images)

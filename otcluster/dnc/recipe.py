@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from otcluster.dnc.errors import RecipeError
+from otcluster.dnc.growth import Evidence
 from otcluster.dnc.recipe_values import check_values
 
 _PACKAGE = "otcluster.dnc.recipes"
@@ -95,13 +96,13 @@ class GrowthConfig:
     """Whether classes find their number of sub-centroids by themselves; the keys are those of ``Evidence``."""
 
     kind: str = "none"
-    k_min: int = 1
-    k_max: int = 16
-    every: int = 20
-    warmup: int = 100
-    patience: int = 2
-    least: int = 8
-    margin: float = 0.1
+    k_min: int = Evidence.k_min
+    k_max: int = Evidence.k_max
+    every: int = Evidence.every
+    warmup: int = Evidence.warmup
+    patience: int = Evidence.patience
+    least: int = Evidence.least
+    margin: float = Evidence.margin
 
 
 @dataclass
