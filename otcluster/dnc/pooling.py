@@ -16,6 +16,8 @@ class Largest(nn.Module):
     Example:
         >>> Largest()(torch.tensor([[[0.5, 1.0], [0.25, 0.0]]]))
         tensor([[1.0000, 0.2500]])
+
+    Source: Wang et al., "Visual recognition with deep nearest centroids" (ICLR 2023).
     """
 
     def forward(self, similarities: Tensor) -> Tensor:
@@ -42,6 +44,8 @@ class Mixture(nn.Module):
         tensor([[0.9314, 0.2500]])
         >>> pool.eval()(similarities)
         tensor([[1.0000, 0.2500]])
+
+    Source: Qian et al., "SoftTriple loss" (ICCV 2019), where the several centers of a class are learnt and softly chosen.
     """
 
     def __init__(self, temperature: float = 0.1) -> None:
