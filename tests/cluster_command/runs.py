@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 
 import numpy as np
 from typer.testing import CliRunner
@@ -42,16 +40,3 @@ def refused(result, message):
     assert message in result.stderr
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
-
-
-def full_disk(monkeypatch, n_writes):
-    """``n_writes`` files and folders reach the disk before it is full."""
-    sync, left = os.fsync, [n_writes]
-
-    def fsync(handle):
-        left[0] -= 1
-        if left[0] < 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        sync(handle)
-
-    monkeypatch.setattr(os, "fsync", fsync)

@@ -14,7 +14,8 @@ from otcluster.cluster_command.progress import Silent
 from otcluster.cluster_command.settings import Settings
 from otcluster.cluster_command.work import cluster
 from tests.cluster_command.ranks import K
-from tests.cluster_command.runs import assert_same_end, full_disk, invoke, refused, succeed
+from tests.cluster_command.runs import assert_same_end, invoke, refused, succeed
+from tests.disk import full_disk
 from tests.dnc.conftest import listing
 
 

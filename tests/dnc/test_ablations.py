@@ -31,6 +31,7 @@ from otcluster.dnc.run import RunFiles
 from otcluster.runs.errors import RunError
 from otcluster.runs.interruption import Interrupted
 from tests import processes
+from tests.disk import full_disk
 from tests.dnc.conftest import SMALL, listing, write_images
 
 FAST = [*SMALL, "train.epochs=1", "explain.images_per_subcentroid=1"]
@@ -219,6 +220,23 @@ def test_one_that_was_stopped_goes_on_where_it_was(image_folder, tmp_path):
     for name in ("head.kind=linear", "head.kind=dnc"):
         one, other = (listing(each / name / "seed-0" / "checkpoints") for each in (out, whole))
         assert one["step-4/model.safetensors"] == other["step-4/model.safetensors"]
+
+
+@pytest.mark.parametrize("n_writes", [0, 4, 30, 45])
+def test_a_disk_that_is_full_leaves_an_ablation_that_goes_on(image_folder, tmp_path, monkeypatch, n_writes):
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        full_disk(patch, n_writes)
+        with pytest.raises(OSError, match="No space left on device"):
+            ablate(plan(image_folder, seeds=1), out)
+    ended = set(out.glob("*/*/metrics.json"))
+    assert len(ended) < 2
+    noted = Noted()
+    found = ablate(plan(image_folder, seeds=1), out, watcher=noted)
+    assert not found.failed
+    assert [row.n for row in found.rows] == [1, 1]
+    assert len(noted.ends) == 2 - len(ended)
+    assert not [path for path in out.rglob("*") if ".part" in path.name]
 
 
 def test_a_signal_between_two_runs_is_heeded(image_folder, tmp_path, monkeypatch):

@@ -28,6 +28,7 @@ from otcluster.dnc.progress import Silent
 from otcluster.dnc.typical import TypicalImages
 from otcluster.runs.errors import CheckpointError, RunError
 from tests import processes
+from tests.disk import full_disk
 from tests.dnc.conftest import SMALL, listing, write_images
 
 
@@ -89,14 +90,17 @@ def test_the_digits_are_learnt_and_everything_is_left_behind(digits_run):
 def test_killed_at_three_random_steps_and_resumed_ends_equal_to_the_byte(tmp_path):
     whole, out = tmp_path / "whole", tmp_path / "run"
     steps_per_epoch, epochs = 22, 6
+    changes = [f"train.epochs={epochs}", "growth.kind=evidence", "growth.warmup=20", "growth.every=5", "head.n_subcentroids=2"]
     rng = random.Random(int(time.time()))  # a new place each time: whatever the step, it must hold
     at = sorted(rng.sample([step for step in range(1, steps_per_epoch * epochs) if step % steps_per_epoch], 3))
     for step in (*at, None):
-        fork = processes.start("tests.dnc.test_training:train_digits_and_die", out, step, f"train.epochs={epochs}")
+        fork = processes.start("tests.dnc.test_training:train_digits_and_die", out, step, *changes)
         [(code, _, errors)] = processes.end([fork])
         assert code == (0 if step is None else -signal.SIGKILL), (at, errors)
         assert (out / "metrics.json").exists() == (step is None)
-    train_digits(whole, f"train.epochs={epochs}")
+    train_digits(whole, *changes)
+    grown = json.loads((whole / "metrics.json").read_text())["subcentroids"]
+    assert set(grown) != {2}, grown  # or nothing would show that growth was gone on with
     assert weights(out) == weights(whole), at
     assert (out / "history.csv").read_bytes() == (whole / "history.csv").read_bytes(), at
 
@@ -275,6 +279,22 @@ def test_a_corrupt_newest_checkpoint_resumes_from_the_one_before_and_ends_equal(
     train(small(image_folder), harmed)
     assert weights(harmed) == weights(whole)
     assert (harmed / "history.csv").read_bytes() == (whole / "history.csv").read_bytes()
+
+
+def test_a_disk_that_is_full_in_mid_run_leaves_a_run_that_resumes(image_folder, tmp_path, monkeypatch):
+    whole, recipe = tmp_path / "whole", small(image_folder, "train.epochs=2", "train.checkpoint_steps=3")
+    train(recipe, whole)
+    for n_writes in (0, 3, 9, 16, 25, 30):
+        out = tmp_path / f"after-{n_writes}"
+        with monkeypatch.context() as patch:
+            full_disk(patch, n_writes)
+            with pytest.raises(OSError, match="No space left on device"):
+                train(recipe, out)
+        assert not (out / "metrics.json").exists()
+        train(recipe, out)
+        assert weights(out) == weights(whole), n_writes
+        assert listing(out).keys() == listing(whole).keys()
+        assert (out / "history.csv").read_bytes() == (whole / "history.csv").read_bytes()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(image_folder, tmp_path):
