@@ -156,21 +156,21 @@ def around(axis, n, seed=1):
 
 
 def test_a_class_is_added_beside_the_others_and_wins_its_own_features(head):
-    before, features = head.subcentroids.clone(), around(2, 20)
+    before, features = head.subcentroids.clone(), around(2, 60)
     logits = head(around(0, 5))
     append_class(head, features)
     assert head.n_classes == 3
-    assert counts_of(head) == [3, 3, 12]
+    assert counts_of(head) == [3, 3, 48]
     assert torch.equal(head.subcentroids[:2, :3], before)
     assert not head.subcentroids[:2, 3:].any()
     torch.testing.assert_close(head(around(0, 5))[:, :2], logits)
     assert head(around(2, 9, seed=2)).argmax(dim=1).tolist() == [2] * 9
-    torch.testing.assert_close(head.subcentroids[2].norm(dim=1), torch.ones(12))
+    torch.testing.assert_close(head.subcentroids[2].norm(dim=1), torch.ones(48))
     assert head.store.started.all()
     nearest = head.similarities(features)[:, 2].argmax(dim=1)
-    assert len(nearest.unique()) >= 9
+    assert len(nearest.unique()) >= 36
     assert torch.equal(head.memory.labels.unique(), torch.tensor([0, 1]))
-    head.observe(torch.cat([features, around(0, 8)]), torch.tensor([2] * 20 + [0] * 8))  # and training goes on
+    head.observe(torch.cat([features, around(0, 8)]), torch.tensor([2] * 60 + [0] * 8))  # and training goes on
 
 
 def test_the_subcentroids_of_a_new_class_are_the_means_of_what_they_are_given(head):
