@@ -14,7 +14,7 @@ from otcluster.stores.centroids import CentroidStore
 from otcluster.stores.queue import MemoryQueue
 
 # A class that training has not drawn together is spread wider, and takes more sub-centroids to describe than the others.
-_TIMES_AS_MANY = 16
+_TIMES_AS_MANY = 8
 _ROUNDS = 50  # after which sub-centroids that still move are taken as they are
 
 
@@ -27,7 +27,7 @@ def append_class(head: DNCHead, features: Tensor, n_subcentroids: int | None = N
     Args:
         head: Changed in place.
         features: (n, dim), at least one.
-        n_subcentroids: How many; at most n. Default: sixteen times as many as other classes have at most, or n where that is less.
+        n_subcentroids: How many; at most n. Default: eight times as many as other classes have at most, or n where that is less.
 
     Raises:
         ValueError: The features have another shape or are not finite, or there are fewer than sub-centroids.

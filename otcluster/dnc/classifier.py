@@ -97,7 +97,7 @@ class Classifier(nn.Module):
         Args:
             images: Images as for :meth:`predict`, not augmented; or features (n, dim).
             name: Of the class.
-            n_subcentroids: How many, at most one for each image. Default: sixteen times as many as the other classes have, where
+            n_subcentroids: How many, at most one for each image. Default: eight times as many as the other classes have, where
                 there are so many images: what training has not drawn together is spread wider.
             batch_size: How many images at once.
 

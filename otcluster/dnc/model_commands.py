@@ -41,7 +41,7 @@ def add_class_command(
     images: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")],
     out: _Out,
     n_subcentroids: Annotated[
-        int | None, typer.Option("--subcentroids", min=1, help="How many. Default: sixteen times as many as other classes have.")
+        int | None, typer.Option("--subcentroids", min=1, help="How many. Default: eight times as many as other classes have.")
     ] = None,
     invert: Annotated[bool, typer.Option("--invert", help="Swap dark and light first.")] = False,
 ) -> None:
