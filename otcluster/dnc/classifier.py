@@ -159,14 +159,8 @@ def build_classifier(recipe: Recipe, n_classes: int, class_sizes: Sequence[int] 
         class_sizes: How many training images each class has; needed for ``head.allocation=by_size``.
 
     Raises:
-        RecipeError: timm knows no such backbone, it does not take images of this size, a neck does not fit it, or the sizes are
-            needed.
+        RecipeError: timm knows no such backbone, it does not take images of this size, or the sizes are needed.
     """
-    if recipe.backbone.neck != "none" and recipe.backbone.frozen and recipe.backbone.init_from is None:
-        raise RecipeError(
-            f"backbone.neck={recipe.backbone.neck} learns means and variances in training, and backbone.frozen=true keeps "
-            "it as it starts: leave one out, or begin with those of a run by backbone.init_from"
-        )
     with torch.random.fork_rng():
         torch.manual_seed(recipe.train.seed)
         if not timm.is_model(recipe.backbone.name):
@@ -181,14 +175,10 @@ def build_classifier(recipe: Recipe, n_classes: int, class_sizes: Sequence[int] 
             if recipe.backbone.stem == "cifar":
                 _small_stem(backbone)
             dim = _feature_length(backbone, recipe.data)
-            if recipe.backbone.neck == "batch_norm":
-                _standardise(backbone, dim)
-                _feature_length(backbone, recipe.data)  # again: it says where a neck does not fit
         except Exception as error:  # whatever timm and its models raise
             raise RecipeError(
                 f"backbone.name={recipe.backbone.name} cannot be used with backbone.pretrained={recipe.backbone.pretrained}, "
-                f"backbone.stem={recipe.backbone.stem}, backbone.neck={recipe.backbone.neck}, "
-                f"backbone.options={recipe.backbone.options}, "
+                f"backbone.stem={recipe.backbone.stem}, backbone.options={recipe.backbone.options}, "
                 f"data.channels={recipe.data.channels} and data.image_size={recipe.data.image_size}: {error}"
             ) from error
         backbone.requires_grad_(not recipe.backbone.frozen)
@@ -206,21 +196,6 @@ def _small_stem(backbone: nn.Module) -> None:
     backbone.conv1 = nn.Conv2d(first.in_channels, first.out_channels, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
     backbone.maxpool = nn.Identity()
-
-
-def _standardise(backbone: nn.Module, dim: int) -> None:
-    """Let a timm model end in features of mean 0 and variance 1, by batch normalisation without weights.
-
-    Pooled features are often averages of what a ReLU lets through: none is negative, and the cosine of any two is near 1. About
-    their mean they point everywhere.
-
-    Source: Luo et al., "Bag of tricks and a strong baseline for deep person re-identification" (CVPR workshops 2019), whose
-    neck has weights.
-    """
-    named = backbone.default_cfg["classifier"]  # type: ignore[index]
-    if not isinstance(named, str):
-        raise ValueError(f"it has several classifiers, {', '.join(named)}, and a neck goes in the place of one")
-    backbone.set_submodule(named, nn.BatchNorm1d(dim, affine=False))
 
 
 @torch.no_grad()

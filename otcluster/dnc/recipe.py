@@ -53,7 +53,6 @@ class BackboneConfig:
     pretrained: bool = False
     frozen: bool = False
     stem: str = "imagenet"
-    neck: str = "none"
     options: dict[str, Any] = field(default_factory=dict)
     init_from: str | None = None
     init_digest: str | None = None

@@ -16,7 +16,6 @@ _CHOICES = {
     "data.broken": ("refuse", "skip"),
     "data.channels": (1, 3),
     "backbone.stem": ("imagenet", "cifar"),
-    "backbone.neck": ("none", "batch_norm"),
     "head.kind": ("dnc", "linear", "deepncm", "knn", "simclr"),
     "head.allocation": ("equal", "by_size"),
     "head.metric": (None, "cosine", "sqeuclidean"),

@@ -30,7 +30,7 @@ def starting_point(recipe: Recipe) -> tuple[Recipe, dict[str, Tensor] | None]:
 
     Raises:
         RecipeError: There is no such run, it has other weights than those of the digest, or its images have another number of
-            channels, or its backbone another neck.
+            channels.
     """
     config = recipe.backbone
     if config.init_from is None:
@@ -38,19 +38,16 @@ def starting_point(recipe: Recipe) -> tuple[Recipe, dict[str, Tensor] | None]:
     recipe = init_from_run(recipe, config.init_from)
     files = RunFiles(Path(recipe.backbone.init_from or ""))
     try:
-        theirs, weights = files.read_recipe(), _weights(files)
+        channels, weights = files.read_recipe().data.channels, _weights(files)
     except RunError as error:
         if config.init_digest is not None:
             return recipe, None
         raise RecipeError(f"backbone.init_from: {error}") from error
-    for key, there, here in (
-        ("data.channels", theirs.data.channels, recipe.data.channels),
-        ("backbone.neck", theirs.backbone.neck, config.neck),
-    ):
-        if there != here:
-            raise RecipeError(
-                f"backbone.init_from: {files.root} was trained with {key}={there}, and here it is {here}: it must be the same"
-            )
+    if channels != recipe.data.channels:
+        raise RecipeError(
+            f"backbone.init_from: {files.root} was trained on images of {channels} channels, and data.channels is "
+            f"{recipe.data.channels}: they must be the same"
+        )
     found = digest(weights)
     if config.init_digest not in (None, found):
         raise RecipeError(
