@@ -32,8 +32,10 @@ GPU = [
 
 KINDS = {
     "deepncm": ["head.kind=deepncm", "head.temperature=null"],
-    "dnc-growth": ["head.kind=dnc", "growth.kind=evidence"],
+    "dnc-4": ["head.kind=dnc", "head.n_subcentroids=4", "head.pooling=mixture"],
+    "dnc-growth": ["head.kind=dnc", "head.n_subcentroids=1", "growth.kind=evidence"],
     "dnc-kmeans": ["head.kind=dnc", "solver.kind=nearest"],
+    "knn": ["head.kind=knn", "head.temperature=null", "memory.capacity=4096"],
 }
 """Heads that are more than a ``head.kind``."""
 
