@@ -27,7 +27,7 @@ def append_class(head: DNCHead, features: Tensor, n_subcentroids: int | None = N
     Args:
         head: Changed in place.
         features: (n, dim), at least one.
-        n_subcentroids: How many; at most n. Default: eight times as many as other classes have at most, or n where that is less.
+        n_subcentroids: How many; at most n. Default: eight times the most that another class has, or n if less.
 
     Raises:
         ValueError: The features have another shape or are not finite, or there are fewer than sub-centroids.
