@@ -13,7 +13,7 @@ from safetensors.torch import save
 
 from otcluster.dnc.ablations.command import ablate_command, ablations_command
 from otcluster.dnc.evaluation import evaluate
-from otcluster.dnc.model_commands import add_class_command, export_command, remove_class_command
+from otcluster.dnc.model_commands import add_class_command, explain_command, export_command, remove_class_command
 from otcluster.dnc.prediction import predict
 from otcluster.dnc.progress import Terminal
 from otcluster.dnc.readouts import READOUT_NAMES, evaluate_readouts, usual_readouts
@@ -25,9 +25,10 @@ from otcluster.runs.files import replaced
 from otcluster.runs.guard import guarded
 from otcluster.runs.ranks import disconnect, need_one_process
 
-app = typer.Typer(no_args_is_help=True, help="Deep Nearest Centroids: train, evaluate and predict.")
+app = typer.Typer(no_args_is_help=True, help="Deep Nearest Centroids: train, evaluate, predict and explain.")
 app.command("ablate")(ablate_command)
 app.command("ablations")(ablations_command)
+app.command("explain")(explain_command)
 app.command("export")(export_command)
 app.command("add-class")(add_class_command)
 app.command("remove-class")(remove_class_command)

@@ -1,15 +1,19 @@
-"""The commands ``otcluster dnc ...`` that make something else of a trained run."""
+"""The commands ``otcluster dnc ...`` that explain a trained run, or make something else of it."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from otcluster.dnc.editing import add_class, remove_class
+from otcluster.dnc.explaining.decision import explain, subcentroid_names
 from otcluster.dnc.exporting import export
+from otcluster.dnc.prediction import read_picture
 from otcluster.dnc.run import load_run
+from otcluster.runs.errors import RunError
 from otcluster.runs.guard import guarded
 from otcluster.runs.ranks import need_one_process
 
@@ -64,5 +68,44 @@ def remove_class_command(
         need_one_process("remove-class")
         left = remove_class(load_run(run), name, out)
         typer.echo(f"{out} knows {len(left.classes)} classes, {name} no more")
+
+    guarded(action)
+
+
+def explain_command(
+    run: _Run,
+    images: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Image files.")],
+    invert: Annotated[bool, typer.Option("--invert", help="Swap dark and light first.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with heat maps.")] = False,
+) -> None:
+    """Say why each picture is of its class: the rule that decided, what came second, and the training images most like it."""
+
+    def action() -> None:
+        need_one_process("explain")
+        loaded = load_run(run)
+        failed = 0
+        for path in images:
+            try:
+                (found,) = explain(loaded, read_picture(loaded, path, invert=invert))
+            except RunError as error:
+                failed += 1
+                typer.echo(f"error: {error}", err=True)
+                continue
+            except (TypeError, ValueError) as error:  # of the head: no picture of this run can be explained
+                raise RunError(str(error)) from None
+            plain = found.as_dict(loaded.classes)
+            if as_json:
+                typer.echo(json.dumps({"path": path, **plain}, ensure_ascii=False))
+                continue
+            typer.echo(f"{path}: {plain['class']} ({plain['share']:.1%}), cosine {plain['cosine']:.3f}")
+            typer.echo(f"  {plain['rule']}")
+            if plain["alternatives"]:
+                second = found.alternatives[1]
+                name = subcentroid_names(loaded.classes, found.cosines.shape[1])[second.label][second.subcentroid]
+                typer.echo(f"  next: {name}, cosine {second.cosine:.3f}, which lost by {second.lost_by:.3f}")
+            near = ", ".join(f"{each['name']} of {each['class']} ({each['cosine']:.2f})" for each in plain["nearest"])
+            typer.echo(f"  most like: {near or 'no training image'}")
+        if failed:
+            raise RunError(f"{failed} of {len(images)} images could not be explained")
 
     guarded(action)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,16 +42,8 @@ def predict_images(model: Classifier, images: Images, batch_size: int) -> Predic
     """What :meth:`Classifier.predict` does."""
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size must be a positive whole number, got {batch_size!r}")
-    like = next(model.backbone.parameters(), None)
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        found = [
-            _predicted(model, batch.to(like) if like is not None else batch) for batch in _batches(model, images, batch_size)
-        ]
-    finally:
-        for module in training:  # each as it was: some may be frozen
-            module.training = True
+    with evaluating(model):
+        found = [_predicted(model, batch) for batch in as_batches(model, images, batch_size)]
     labels, shares, subcentroids, features = zip(*found, strict=True)
     known = [some for some in subcentroids if some is not None]
     return Predictions(torch.cat(labels), torch.cat(shares), torch.cat(known) if known else None, torch.cat(features))
@@ -65,12 +58,31 @@ def winning_subcentroids(head: nn.Module, features: Tensor, labels: Tensor) -> T
     return similarities.gather(1, own)[:, 0].argmax(dim=1)
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """In evaluation mode; afterwards each module is in the mode that it was in, for some may be frozen."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 def _predicted(model: Classifier, batch: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
     features = model.features(batch)
     logits = model.head(features)
     labels = logits.argmax(dim=1)
     shares = torch.softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=1)
     return labels, shares, winning_subcentroids(model.head, features, labels), features
+
+
+def as_batches(model: Classifier, images: Images, batch_size: int) -> Iterator[Tensor]:
+    """Images as a model takes them, (b, channels, height, width), on its device and in its dtype."""
+    like = next(model.backbone.parameters(), None)
+    for batch in _batches(model, images, batch_size):
+        yield batch if like is None else batch.to(like)
 
 
 def _batches(model: Classifier, images: Images, batch_size: int) -> Iterator[Tensor]:

@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
-from otcluster.dnc import DNCHead, load_recipe, load_run, predict, train
+from otcluster.dnc import DNCHead, explain, load_recipe, load_run, predict, train
 from otcluster.dnc.commands import app
 from otcluster.dnc.conversion import Conversion
 from otcluster.dnc.errors import DataError
@@ -99,8 +99,8 @@ def test_killed_at_three_random_steps_and_resumed_ends_equal_to_the_byte(tmp_pat
         assert code == (0 if step is None else -signal.SIGKILL), (at, errors)
         assert (out / "metrics.json").exists() == (step is None)
     train_digits(whole, *changes)
-    grown = json.loads((whole / "metrics.json").read_text())["subcentroids"]
-    assert set(grown) != {2}, grown  # or nothing would show that growth was gone on with
+    grown = json.loads((whole / "metrics.json").read_text())["n_subcentroids"]
+    assert set(grown.values()) != {2}, grown  # or nothing would show that growth was gone on with
     assert weights(out) == weights(whole), at
     assert (out / "history.csv").read_bytes() == (whole / "history.csv").read_bytes(), at
 
@@ -295,6 +295,22 @@ def test_a_disk_that_is_full_in_mid_run_leaves_a_run_that_resumes(image_folder, 
         assert weights(out) == weights(whole), n_writes
         assert listing(out).keys() == listing(whole).keys()
         assert (out / "history.csv").read_bytes() == (whole / "history.csv").read_bytes()
+
+
+def test_the_rule_of_every_test_digit_says_what_the_model_says_and_holds_for_no_digit_of_another_class(digits_run):
+    run = load_run(digits_run)
+    test = run.load_test()
+    pictures = [test.read(at) for at in range(len(test))]
+    said, explained = run.model.predict(pictures), explain(run, pictures, n_nearest=3)
+    cosines = torch.stack([each.cosines for each in explained])
+    assert [each.label for each in explained] == said.labels.tolist()
+    assert [each.subcentroid for each in explained] == said.subcentroids.tolist()
+    for at, each in enumerate(explained):
+        holds = each.rule.holds(cosines)
+        assert holds[at]
+        assert set(said.labels[holds].tolist()) == {each.label}
+        assert len(each.nearest) == 3
+        assert abs(float(each.heat.sum()) - each.alternatives[0].cosine) < 1e-4
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(image_folder, tmp_path):
