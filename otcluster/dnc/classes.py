@@ -87,16 +87,16 @@ def give_counts(head: DNCHead, counts: Sequence[int]) -> None:
     _set_store(head, [], counts)
 
 
-def need_subcentroids(head: nn.Module) -> DNCHead:
-    """The head, which must be one of sub-centroids and without weights for each class.
+def need_subcentroids(head: nn.Module, what: str = "classes come and go without training") -> DNCHead:
+    """The head, which must be one of sub-centroids and without weights for each class; or else ``what`` cannot be.
 
     Raises:
         TypeError: It is not.
     """
     if isinstance(head, DNCHead) and isinstance(head.scaling, ScoreNorm):
-        raise TypeError("classes cannot come and go without training with head.scaling=layer_norm, which has weights for each")
+        raise TypeError(f"{what} where only sub-centroids decide, and head.scaling=layer_norm has weights for each class")
     if not isinstance(head, DNCHead):
-        raise TypeError(f"classes come and go without training where a head has sub-centroids, and this is {head!r}")
+        raise TypeError(f"{what} where a head has sub-centroids, and this is {type(head).__name__}")
     return head
 
 

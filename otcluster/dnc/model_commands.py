@@ -10,9 +10,10 @@ import typer
 
 from otcluster.dnc.editing import add_class, remove_class
 from otcluster.dnc.explaining.decision import explain, subcentroid_names
+from otcluster.dnc.explaining.overview import overview
 from otcluster.dnc.exporting import export
 from otcluster.dnc.prediction import read_picture
-from otcluster.dnc.run import load_run
+from otcluster.dnc.run import LoadedRun, load_run
 from otcluster.runs.errors import RunError
 from otcluster.runs.guard import guarded
 from otcluster.runs.ranks import need_one_process
@@ -74,38 +75,62 @@ def remove_class_command(
 
 def explain_command(
     run: _Run,
-    images: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Image files.")],
+    images: Annotated[list[str] | None, typer.Argument(metavar="[IMAGES]...", help="Image files.")] = None,
     invert: Annotated[bool, typer.Option("--invert", help="Swap dark and light first.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with heat maps.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with cosines and heat maps.")] = False,
 ) -> None:
-    """Say why each picture is of its class: the rule that decided, what came second, and the training images most like it."""
+    """Say what a model has learnt; or, of pictures, why each is of its class."""
 
     def action() -> None:
         need_one_process("explain")
         loaded = load_run(run)
-        failed = 0
-        for path in images:
-            try:
-                (found,) = explain(loaded, read_picture(loaded, path, invert=invert))
-            except RunError as error:
-                failed += 1
-                typer.echo(f"error: {error}", err=True)
-                continue
-            except (TypeError, ValueError) as error:  # of the head: no picture of this run can be explained
-                raise RunError(str(error)) from None
-            plain = found.as_dict(loaded.classes)
-            if as_json:
-                typer.echo(json.dumps({"path": path, **plain}, ensure_ascii=False))
-                continue
-            typer.echo(f"{path}: {plain['class']} ({plain['share']:.1%}), cosine {plain['cosine']:.3f}")
-            typer.echo(f"  {plain['rule']}")
-            if plain["alternatives"]:
-                second = found.alternatives[1]
-                name = subcentroid_names(loaded.classes, found.cosines.shape[1])[second.label][second.subcentroid]
-                typer.echo(f"  next: {name}, cosine {second.cosine:.3f}, which lost by {second.lost_by:.3f}")
-            near = ", ".join(f"{each['name']} of {each['class']} ({each['cosine']:.2f})" for each in plain["nearest"])
-            typer.echo(f"  most like: {near or 'no training image'}")
-        if failed:
-            raise RunError(f"{failed} of {len(images)} images could not be explained")
+        try:
+            _explain_images(loaded, images, invert, as_json) if images else _explain_model(loaded, as_json)
+        except (TypeError, ValueError) as error:  # of the head: nothing of this run can be explained
+            raise RunError(str(error)) from None
 
     guarded(action)
+
+
+def _explain_model(run: LoadedRun, as_json: bool) -> None:
+    found = overview(run)
+    if as_json:
+        typer.echo(json.dumps(found.as_dict(), ensure_ascii=False))
+        return
+    for each in found.subcentroids:
+        typer.echo(
+            f"{each.name}: {each.size} training images ({each.share:.0%} of its class), {', '.join(each.typical) or 'none'}"
+        )
+    typer.echo("most alike of different classes:")
+    for pair in found.confusable:
+        typer.echo(f"  {found.name(pair.first)} and {found.name(pair.second)}, cosine {pair.cosine:.3f}")
+    for pair in found.duplicates:
+        typer.echo(f"duplicates: {found.name(pair.first)} and {found.name(pair.second)}, cosine {pair.cosine:.4f}")
+    for place in found.dead:
+        typer.echo(f"dead: {found.name(place)}, of hardly any training image the nearest")
+
+
+def _explain_images(run: LoadedRun, images: list[str], invert: bool, as_json: bool) -> None:
+    failed = 0
+    for path in images:
+        try:
+            picture = read_picture(run, path, invert=invert)
+        except RunError as error:
+            failed += 1
+            typer.echo(f"error: {error}", err=True)
+            continue
+        (found,) = explain(run, picture)
+        plain = found.as_dict(run.classes)
+        if as_json:
+            typer.echo(json.dumps({"path": path, **plain}, ensure_ascii=False))
+            continue
+        typer.echo(f"{path}: {plain['class']} ({plain['share']:.1%}), cosine {plain['cosine']:.3f}")
+        typer.echo(f"  {plain['rule']}")
+        if plain["alternatives"]:
+            second = found.alternatives[1]
+            name = subcentroid_names(run.classes, found.cosines.shape[1])[second.label][second.subcentroid]
+            typer.echo(f"  next: {name}, cosine {second.cosine:.3f}, which lost by {second.lost_by:.3f}")
+        near = ", ".join(f"{each['name']} of {each['class']} ({each['cosine']:.2f})" for each in plain["nearest"])
+        typer.echo(f"  most like: {near or 'no training image'}")
+    if failed:
+        raise RunError(f"{failed} of {len(images)} images could not be explained")

@@ -15,10 +15,11 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
-from otcluster.dnc import Classifier, DNCHead, LinearHead, ScoreNorm, explain, load_run
+from otcluster.dnc import Classifier, DNCHead, LinearHead, ScoreNorm, explain, load_run, overview, train
 from otcluster.dnc.commands import app
 from otcluster.dnc.explaining.heat import cosine_parts, feature_maps
 from otcluster.dnc.explaining.rule import Rule, shortest_rule
+from tests.dnc.conftest import small
 
 
 def places(n_classes, k, dim, seed):
@@ -186,3 +187,49 @@ def test_the_command_explains_in_words_and_as_json(small_run, tmp_path):
     (line,) = again.stdout.splitlines()
     (found,) = explain(run, Image.open(pictures[0]))
     assert json.loads(line) == {"path": pictures[0], **json.loads(json.dumps(found.as_dict(run.classes)))}
+
+
+def test_an_overview_counts_every_training_image_once_and_orders_pairs(small_run):
+    run = load_run(small_run / "run")
+    found = overview(run, n_typical=2, n_pairs=5)
+    k, train = len(found.subcentroids) // 3, run.load_train()
+    assert [each.place for each in found.subcentroids] == [(label, at) for label in range(3) for at in range(k)]
+    assert [each.name for each in found.subcentroids[:2]] == ["cat #1", "cat #2"]
+    assert sum(each.size for each in found.subcentroids) == len(train)
+    units = run.model.head.subcentroids.double().flatten(0, 1).numpy()
+    np.testing.assert_allclose(found.cosines, units @ units.T, atol=1e-6)
+    labels = np.repeat(range(3), k)
+    apart = np.where(labels[:, None] != labels, units @ units.T, -1)
+    for row, each in enumerate(found.subcentroids):
+        assert sum(other.share for other in found.subcentroids if other.place[0] == each.place[0]) == pytest.approx(1)
+        assert len(each.typical) == min(2, each.size)
+        assert set(each.typical) <= {name for name in train.names if run.classes[each.place[0]] in name}
+        assert each.reach == pytest.approx(np.sqrt((1 + apart[row].max()) / 2), abs=1e-6)  # of half the angle
+    alike = [pair.cosine for pair in found.confusable]
+    assert alike == sorted(alike, reverse=True)
+    assert alike[0] == pytest.approx(apart.max(), abs=1e-6)
+    assert all(pair.first[0] != pair.second[0] for pair in found.confusable)
+    assert len(alike) == 5
+    none, all_pairs = overview(run, duplicate=1.0), overview(run, duplicate=-1.0, dead=1.0)
+    assert none.duplicates == ()
+    assert len(all_pairs.duplicates) == 3 * k * (k - 1) // 2
+    assert set(all_pairs.dead) == {each.place for each in found.subcentroids if each.share < 1}
+    assert json.loads(json.dumps(found.as_dict()))["subcentroids"][0]["typical"] == list(found.subcentroids[0].typical)
+
+
+def test_the_command_without_pictures_tells_of_the_model(small_run):
+    said = CliRunner().invoke(app, ["explain", str(small_run / "run")])
+    assert said.exit_code == 0, said.output
+    assert said.stdout.splitlines()[0].startswith("cat #1: ")
+    assert "most alike of different classes:" in said.stdout
+    plain = CliRunner().invoke(app, ["explain", str(small_run / "run"), "--json"])
+    assert json.loads(plain.stdout) == json.loads(json.dumps(overview(load_run(small_run / "run")).as_dict()))
+
+
+def test_a_run_whose_head_has_no_subcentroids_is_refused_in_one_line(small_run, tmp_path):
+    train(small(small_run / "images", "head.kind=linear"), tmp_path / "run")
+    for more in ([], [str(small_run / "images" / "test" / "cat" / "000.png")]):
+        said = CliRunner().invoke(app, ["explain", str(tmp_path / "run"), *more])
+        assert said.exit_code == 2
+        assert said.stderr.endswith("explained where a head has sub-centroids, and this is LinearHead\n")
+        assert said.stderr.startswith("error: ")

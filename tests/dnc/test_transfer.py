@@ -257,7 +257,7 @@ def test_a_head_with_weights_of_its_classes_says_so():
         with pytest.raises(TypeError, match="where a head has sub-centroids"):
             change()
     normed = Classifier(torch.nn.Flatten(), DNCHead(4, n_classes=2, scaling=ScoreNorm(2)))
-    with pytest.raises(TypeError, match=r"head\.scaling=layer_norm, which has weights for each"):
+    with pytest.raises(TypeError, match=r"head\.scaling=layer_norm has weights for each class"):
         normed.add_class(torch.rand(3, 4), "x")
     model = Classifier(torch.nn.Flatten(), DNCHead(4, n_classes=2))
     with pytest.raises(ValueError, match="there is a class 1 already"):

@@ -134,7 +134,7 @@ def explain(run: LoadedRun | Classifier, images: Images, *, n_nearest: int = 5) 
     Source: Wang et al., "Visual recognition with deep nearest centroids" (ICLR 2023), section 4.3.
     """
     model = run.model if isinstance(run, LoadedRun) else run
-    head = need_subcentroids(model.head)
+    head = need_subcentroids(model.head, "decisions are explained")
     if head.store.metric != "cosine":
         raise ValueError(f"explanations are of cosines, and this head compares by metric={head.store.metric!r}")
     if n_nearest < 0:

@@ -1,0 +1,171 @@
+"""What a model has learnt: its sub-centroids, the images that stand for them, and which of them are hard to tell apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from otcluster.dnc.classes import need_subcentroids
+from otcluster.dnc.explaining.decision import subcentroid_names
+from otcluster.dnc.explaining.rule import Place
+from otcluster.dnc.run import LoadedRun
+from otcluster.dnc.typical import TypicalImages
+
+
+@dataclass(frozen=True)
+class SubCentroid:
+    """One of them.
+
+    Attributes:
+        place: Its class, and which of the class, counted from 0.
+        name: What it is called.
+        size: Of how many training images of its class it is the nearest.
+        share: The same, as a part of those of its class; 0 where the class has none.
+        typical: The nearest of these images, the nearest first, by name.
+        reach: The lowest cosine to it, in [-1, 1], at which no sub-centroid of another class can be nearer: half the way to the
+            nearest of them. None where there is no other class.
+    """
+
+    place: Place
+    name: str
+    size: int
+    share: float
+    typical: tuple[str, ...]
+    reach: float | None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two sub-centroids, and their cosine."""
+
+    first: Place
+    second: Place
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Overview:
+    """A model, told by its sub-centroids.
+
+    Attributes:
+        classes: Names of the classes.
+        subcentroids: All that there are, class by class.
+        cosines: Between them, in this order, (m, m).
+        confusable: Pairs of different classes, the most alike first.
+        duplicates: Pairs of one class that stand for the same, the most alike first.
+        dead: Sub-centroids that hardly any training image of their class is nearest to.
+    """
+
+    classes: tuple[str, ...]
+    subcentroids: tuple[SubCentroid, ...]
+    cosines: Tensor
+    confusable: tuple[Pair, ...]
+    duplicates: tuple[Pair, ...]
+    dead: tuple[Place, ...]
+
+    def name(self, place: Place) -> str:
+        """What a sub-centroid is called."""
+        return next(each.name for each in self.subcentroids if each.place == place)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, sub-centroids by name."""
+
+        def named(pairs: tuple[Pair, ...]) -> list[dict[str, Any]]:
+            return [{"first": self.name(each.first), "second": self.name(each.second), "cosine": each.cosine} for each in pairs]
+
+        return {
+            "classes": list(self.classes),
+            "subcentroids": [
+                {
+                    "name": each.name,
+                    "class": self.classes[each.place[0]],
+                    "size": each.size,
+                    "share": each.share,
+                    "reach": each.reach,
+                    "typical": list(each.typical),
+                }
+                for each in self.subcentroids
+            ],
+            "cosines": self.cosines.tolist(),
+            "confusable": named(self.confusable),
+            "duplicates": named(self.duplicates),
+            "dead": [self.name(place) for place in self.dead],
+        }
+
+
+@torch.no_grad()
+def overview(
+    run: LoadedRun, *, n_typical: int = 5, n_pairs: int = 10, duplicate: float = 0.995, dead: float = 0.01
+) -> Overview:
+    """Describe the model of a run.
+
+    Args:
+        run: Trained to the end, from :func:`otcluster.dnc.load_run`; its head is one of sub-centroids, compared by cosine.
+        n_typical: How many images to name for each sub-centroid, at most.
+        n_pairs: How many confusable pairs to name, at most.
+        duplicate: Above this cosine two of one class count as duplicates.
+        dead: Below this part of the images of its class one counts as dead.
+
+    Raises:
+        TypeError: The head has no sub-centroids, or scales the classes by weights of their own.
+        ValueError: The head compares by distance, or a number is out of range.
+        RunError: The run has not been trained to the end.
+
+    Example:
+        >>> import tempfile
+        >>> from otcluster.dnc import load_recipe, load_run, train
+        >>> recipe = load_recipe("digits", ["train.epochs=1", "data.image_size=8"])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = train(recipe, folder + "/run")
+        ...     found = overview(load_run(folder + "/run"))
+        >>> len(found.subcentroids), found.subcentroids[0].name, len(found.confusable)
+        (40, '0 #1', 10)
+    """
+    head = need_subcentroids(run.model.head, "models are explained")
+    if head.store.metric != "cosine":
+        raise ValueError(f"explanations are of cosines, and this head compares by metric={head.store.metric!r}")
+    if n_typical < 0 or n_pairs < 0:
+        raise ValueError(f"n_typical and n_pairs must not be negative, got {n_typical} and {n_pairs}")
+    if not -1 <= duplicate <= 1 or not 0 <= dead <= 1:
+        raise ValueError(f"duplicate must be a cosine and dead a part, got {duplicate} and {dead}")
+    typical = TypicalImages.load(run.files)
+    is_open = head.store.is_open.cpu()
+    places: list[Place] = [(label, at) for label, at in torch.nonzero(is_open).tolist()]
+    units = head.subcentroids.cpu().double()[is_open]
+    cosines = (units @ units.T).clamp(-1, 1)
+    labels = torch.tensor([label for label, _ in places])
+    same = labels[:, None] == labels
+    names, per_class = subcentroid_names(run.classes, is_open.shape[1]), typical.sizes.sum(dim=1)
+    foreign = torch.arccos(cosines.masked_fill(same, -1.0)).min(dim=1).values / 2
+    found = []
+    for row, (label, at) in enumerate(places):
+        size, images = int(typical.sizes[label, at]), typical.of(label, at)[:n_typical].tolist()
+        found.append(
+            SubCentroid(
+                place=(label, at),
+                name=names[label][at],
+                size=size,
+                share=size / max(int(per_class[label]), 1),
+                typical=tuple(typical.names[image] for image in images),
+                reach=None if bool(same[row].all()) else float(foreign[row].cos()),
+            )
+        )
+    upper = torch.ones_like(same).triu(1)
+    return Overview(
+        classes=tuple(run.classes),
+        subcentroids=tuple(found),
+        cosines=cosines,
+        confusable=_pairs(cosines, upper & ~same, places)[:n_pairs],
+        duplicates=_pairs(cosines, upper & same & (cosines > duplicate), places),
+        dead=tuple(each.place for each in found if int(per_class[each.place[0]]) and each.share < dead),
+    )
+
+
+def _pairs(cosines: Tensor, which: Tensor, places: list[Place]) -> tuple[Pair, ...]:
+    """Those of the pairs, the most alike first."""
+    rows = torch.nonzero(which)
+    order = torch.argsort(cosines[which], descending=True, stable=True)
+    return tuple(Pair(places[i], places[j], float(cosines[i, j])) for i, j in rows[order].tolist())
