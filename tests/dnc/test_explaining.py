@@ -101,6 +101,13 @@ def test_the_parts_of_the_heat_add_up_to_the_cosine(name):
     assert not any(module._forward_hooks for module in model.modules())
 
 
+def test_a_model_in_half_precision_has_heat_too():
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).bfloat16()
+    (found,) = explain(Classifier(model, DNCHead(6, n_classes=2)), torch.rand(1, 3, 16, 16))
+    assert found.heat.shape == (14, 14)
+    assert float(found.heat.sum()) == pytest.approx(found.alternatives[0].cosine, abs=0.03)
+
+
 def test_features_that_are_no_averages_have_no_heat():
     model = timm.create_model("test_vit", num_classes=0).eval()
     images = torch.rand(2, 3, 160, 160)

@@ -40,8 +40,8 @@ def feature_maps(backbone: nn.Module, features: Callable[[], Tensor]) -> tuple[T
     for maps in (each for output in reversed(seen) for each in _as_maps(output, found.shape[1])):
         if len(maps) != len(found) or (known is not None and maps.shape[2] * maps.shape[3] == 1):
             continue
-        apart = (maps.mean(dim=(2, 3)) - found).norm(dim=1)
-        if bool((apart <= _CLOSE * found.norm(dim=1)).all()):
+        apart = (maps.to(torch.promote_types(maps.dtype, torch.float32)).mean(dim=(2, 3)) - found).norm(dim=1)
+        if bool((apart <= max(_CLOSE, 4 * torch.finfo(found.dtype).eps) * found.norm(dim=1)).all()):
             known = maps
             if maps.shape[2] * maps.shape[3] > 1:  # or else it may be what pooling made of a larger one
                 break
