@@ -13,7 +13,14 @@ from safetensors.torch import save
 
 from otcluster.dnc.ablations.command import ablate_command, ablations_command
 from otcluster.dnc.evaluation import evaluate
-from otcluster.dnc.model_commands import add_class_command, explain_command, export_command, remove_class_command
+from otcluster.dnc.model_commands import (
+    Invert,
+    RunFolder,
+    add_class_command,
+    explain_command,
+    export_command,
+    remove_class_command,
+)
 from otcluster.dnc.prediction import predict
 from otcluster.dnc.progress import Terminal
 from otcluster.dnc.readouts import READOUT_NAMES, evaluate_readouts, usual_readouts
@@ -34,7 +41,6 @@ app.command("add-class")(add_class_command)
 app.command("remove-class")(remove_class_command)
 
 _Data = Annotated[str | None, typer.Option("--data", metavar="DIR", help="Folder with train/<class>/* and test/<class>/*.")]
-_Run = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run.")]
 
 
 def _say(text: str) -> None:
@@ -80,7 +86,7 @@ def train_command(
 
 @app.command("eval")
 def eval_command(
-    run: _Run,
+    run: RunFolder,
     data: _Data = None,
     features: Annotated[
         Path | None,
@@ -121,9 +127,9 @@ def eval_command(
 
 @app.command("predict")
 def predict_command(
-    run: _Run,
+    run: RunFolder,
     images: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Image files.")],
-    invert: Annotated[bool, typer.Option("--invert", help="Swap dark and light first.")] = False,
+    invert: Invert = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Classify pictures: class, share, the sub-centroid that decided and the most similar of its training images."""

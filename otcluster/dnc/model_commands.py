@@ -19,11 +19,12 @@ from otcluster.runs.guard import guarded
 from otcluster.runs.ranks import need_one_process
 
 _Out = Annotated[Path, typer.Option("--out", metavar="RUN2", help="Directory of the new run, which must not exist.")]
-_Run = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run.")]
+Invert = Annotated[bool, typer.Option("--invert", help="Swap dark and light first.")]
 
 
 def export_command(
-    run: _Run,
+    run: RunFolder,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="*.onnx, or *.pt2 for torch.export.")],
 ) -> None:
     """Write the model of a run, sub-centroids inside, to a file that runs without this package."""
@@ -41,14 +42,14 @@ def export_command(
 
 
 def add_class_command(
-    run: _Run,
+    run: RunFolder,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Of the class.")],
     images: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")],
     out: _Out,
     n_subcentroids: Annotated[
         int | None, typer.Option("--subcentroids", min=1, help="How many. Default: eight times as many as other classes have.")
     ] = None,
-    invert: Annotated[bool, typer.Option("--invert", help="Swap dark and light first.")] = False,
+    invert: Invert = False,
 ) -> None:
     """Let a run know one more class without training, and write the result as a run of its own."""
 
@@ -61,7 +62,7 @@ def add_class_command(
 
 
 def remove_class_command(
-    run: _Run, name: Annotated[str, typer.Argument(metavar="NAME", help="Of the class.")], out: _Out
+    run: RunFolder, name: Annotated[str, typer.Argument(metavar="NAME", help="Of the class.")], out: _Out
 ) -> None:
     """Let a run forget a class, and write the result as a run of its own."""
 
@@ -74,9 +75,9 @@ def remove_class_command(
 
 
 def explain_command(
-    run: _Run,
+    run: RunFolder,
     images: Annotated[list[str] | None, typer.Argument(metavar="[IMAGES]...", help="Image files.")] = None,
-    invert: Annotated[bool, typer.Option("--invert", help="Swap dark and light first.")] = False,
+    invert: Invert = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with cosines and heat maps.")] = False,
 ) -> None:
     """Say what a model has learnt; or, of pictures, why each is of its class."""
@@ -111,15 +112,14 @@ def _explain_model(run: LoadedRun, as_json: bool) -> None:
 
 
 def _explain_images(run: LoadedRun, images: list[str], invert: bool, as_json: bool) -> None:
-    failed = 0
+    read = []
     for path in images:
         try:
-            picture = read_picture(run, path, invert=invert)
+            read.append((path, read_picture(run, path, invert=invert)))
         except RunError as error:
-            failed += 1
             typer.echo(f"error: {error}", err=True)
-            continue
-        (found,) = explain(run, picture)
+    explained = explain(run, [picture for _, picture in read]) if read else []
+    for (path, _), found in zip(read, explained, strict=True):
         plain = found.as_dict(run.classes)
         if as_json:
             typer.echo(json.dumps({"path": path, **plain}, ensure_ascii=False))
@@ -132,5 +132,5 @@ def _explain_images(run: LoadedRun, images: list[str], invert: bool, as_json: bo
             typer.echo(f"  next: {name}, cosine {second.cosine:.3f}, which lost by {second.lost_by:.3f}")
         near = ", ".join(f"{each['name']} of {each['class']} ({each['cosine']:.2f})" for each in plain["nearest"])
         typer.echo(f"  most like: {near or 'no training image'}")
-    if failed:
+    if failed := len(images) - len(read):
         raise RunError(f"{failed} of {len(images)} images could not be explained")

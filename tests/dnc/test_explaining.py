@@ -147,6 +147,7 @@ def test_all_of_an_explanation_is_what_the_model_computed(small_run):
         assert plain["class"] == run.classes[each.label]
         assert plain["rule"].startswith("IF ")
         assert plain["rule"].endswith(f"THEN it is {plain['class']}")
+    assert explain(run, torch.rand(0, 3, 16, 16)) == []
     alone = explain(run.model, pictures[0])
     assert alone[0].nearest == ()
     assert alone[0].rule == found[0].rule
@@ -160,6 +161,10 @@ def test_heads_whose_nearest_subcentroid_need_not_decide_are_refused(small_run):
         explain(Classifier(flat, DNCHead(4, n_classes=3, scaling=ScoreNorm(3))), image)
     with pytest.raises(ValueError, match="compares by metric='sqeuclidean'"):
         explain(Classifier(flat, DNCHead(4, n_classes=3, metric="sqeuclidean")), image)
+    with pytest.raises(ValueError, match="the features of image 1 are not finite"):
+        explain(Classifier(flat, DNCHead(4, n_classes=3)), torch.stack([image[0], image[0] * torch.nan]))
+    with pytest.raises(TypeError, match="images must be a tensor"):
+        explain(Classifier(flat, DNCHead(4, n_classes=3)), np.zeros((1, 1, 2, 2)))
     with pytest.raises(ValueError, match="n_nearest must not be negative, got -1"):
         explain(load_run(small_run / "run"), image, n_nearest=-1)
 

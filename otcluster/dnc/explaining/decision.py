@@ -12,7 +12,7 @@ from torch import Tensor
 from otcluster.dnc.classes import need_subcentroids
 from otcluster.dnc.classifier import Classifier
 from otcluster.dnc.explaining.heat import cosine_parts, feature_maps
-from otcluster.dnc.explaining.rule import Place, Rule, shortest_rule
+from otcluster.dnc.explaining.rule import Rule, shortest_rule
 from otcluster.dnc.head import DNCHead
 from otcluster.dnc.run import LoadedRun
 from otcluster.dnc.serving import Images, as_batches, evaluating
@@ -119,7 +119,8 @@ def explain(run: LoadedRun | Classifier, images: Images, *, n_nearest: int = 5) 
     Raises:
         TypeError: The head has no sub-centroids, or scales the classes by weights of their own, so that the nearest
             sub-centroid need not decide; or the images are none.
-        ValueError: The head compares by distance, ``n_nearest`` is negative, or the images have another shape.
+        ValueError: The head compares by distance, ``n_nearest`` is negative, or the images have another shape or give
+            features that are not finite.
         RunError: The run has not been trained to the end.
 
     Example:
@@ -144,6 +145,9 @@ def explain(run: LoadedRun | Classifier, images: Images, *, n_nearest: int = 5) 
     with evaluating(model):
         for batch in as_batches(model, images, _BATCH):
             features, maps = feature_maps(model.backbone, lambda batch=batch: model.features(batch))  # type: ignore[misc]
+            if not bool(features.isfinite().all()):
+                at = len(found) + int((~features.isfinite().all(dim=1)).to(torch.int64).argmax())
+                raise ValueError(f"the features of image {at} are not finite: there is no nearest sub-centroid to explain")
             found += _explained(head, features, maps, typical, n_nearest)
     return found
 
@@ -161,6 +165,7 @@ def _explained(
         None if maps is None or place >= order.shape[1] else _heat(head, maps, features, order[:, place], which)
         for place in (0, 1)
     ]
+    subcentroids, is_open = head.subcentroids.cpu().double(), head.store.is_open.cpu()
     found = []
     for row in range(len(features)):
         values = [float(value) for value in best[row]]
@@ -176,7 +181,7 @@ def _explained(
                 subcentroid=alternatives[0].subcentroid,
                 alternatives=alternatives,
                 cosines=cosines[row].cpu(),
-                rule=shortest_rule(cosines[row].cpu(), head.subcentroids.cpu(), head.store.is_open.cpu()),
+                rule=shortest_rule(cosines[row].cpu(), subcentroids, is_open),
                 nearest=() if typical is None else _nearest(typical, unit[row].cpu(), n_nearest),
                 heat=heat,
                 heat_against=None if heat is None or heats[1] is None else heat - heats[1][row].cpu(),
@@ -197,6 +202,3 @@ def _nearest(typical: TypicalImages, unit: Tensor, n: int) -> tuple[tuple[str, i
         (typical.names[at], int(typical.classes[at]), cosine)
         for at, cosine in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     )
-
-
-__all__ = ["Alternative", "Explanation", "Place", "explain", "subcentroid_names"]
