@@ -10,6 +10,7 @@ import typer
 
 from otcluster.dnc.editing import add_class, remove_class
 from otcluster.dnc.explaining.decision import explain, subcentroid_names
+from otcluster.dnc.explaining.measures import measure
 from otcluster.dnc.explaining.overview import overview
 from otcluster.dnc.exporting import export
 from otcluster.dnc.prediction import read_picture
@@ -79,6 +80,9 @@ def explain_command(
     images: Annotated[list[str] | None, typer.Argument(metavar="[IMAGES]...", help="Image files.")] = None,
     invert: Invert = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with cosines and heat maps.")] = False,
+    measured: Annotated[
+        bool, typer.Option("--measure", help="Also measure, on the test images, how true its explanations are.")
+    ] = False,
 ) -> None:
     """Say what a model has learnt; or, of pictures, why each is of its class."""
 
@@ -86,17 +90,18 @@ def explain_command(
         need_one_process("explain")
         loaded = load_run(run)
         try:
-            _explain_images(loaded, images, invert, as_json) if images else _explain_model(loaded, as_json)
+            _explain_images(loaded, images, invert, as_json) if images else _explain_model(loaded, as_json, measured)
         except (TypeError, ValueError) as error:  # of the head: nothing of this run can be explained
             raise RunError(str(error)) from None
 
     guarded(action)
 
 
-def _explain_model(run: LoadedRun, as_json: bool) -> None:
-    found = overview(run)
+def _explain_model(run: LoadedRun, as_json: bool, measured: bool) -> None:
+    found, true = overview(run), measure(run) if measured else None
     if as_json:
-        typer.echo(json.dumps(found.as_dict(), ensure_ascii=False))
+        plain = found.as_dict() | ({} if true is None else {"measures": true.as_dict()})
+        typer.echo(json.dumps(plain, ensure_ascii=False))
         return
     for each in found.subcentroids:
         typer.echo(
@@ -109,6 +114,8 @@ def _explain_model(run: LoadedRun, as_json: bool) -> None:
         typer.echo(f"duplicates: {found.name(pair.first)} and {found.name(pair.second)}, cosine {pair.cosine:.4f}")
     for place in found.dead:
         typer.echo(f"dead: {found.name(place)}, of hardly any training image the nearest")
+    for line in [] if true is None else true.lines():
+        typer.echo(line)
 
 
 def _explain_images(run: LoadedRun, images: list[str], invert: bool, as_json: bool) -> None:
