@@ -150,7 +150,7 @@ def predict_command(
             if as_json:
                 _say(json.dumps(vars(found), ensure_ascii=False))
                 continue
-            won = "" if found.subcentroid is None else f", sub-centroid {found.subcentroid}"
+            won = "" if found.name is None else f", sub-centroid {found.name}"
             nearest = ", ".join(f"{name} ({cosine:.2f})" for name, cosine in found.nearest) or "no training image"
             _say(f"{found.path}: {found.label} ({found.share:.1%}{won}), nearest: {nearest}")
         if failed:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from otcluster.dnc.editing import add_class, remove_class
-from otcluster.dnc.explaining.decision import explain, subcentroid_names
+from otcluster.dnc.explaining.decision import explain
 from otcluster.dnc.explaining.overview import overview
 from otcluster.dnc.exporting import export
 from otcluster.dnc.prediction import read_picture
@@ -128,7 +128,7 @@ def _explain_images(run: LoadedRun, images: list[str], invert: bool, as_json: bo
         typer.echo(f"  {plain['rule']}")
         if plain["alternatives"]:
             second = found.alternatives[1]
-            name = subcentroid_names(run.classes, found.cosines.shape[1])[second.label][second.subcentroid]
+            name = plain["alternatives"][0]["name"]
             typer.echo(f"  next: {name}, cosine {second.cosine:.3f}, which lost by {second.lost_by:.3f}")
         near = ", ".join(f"{each['name']} of {each['class']} ({each['cosine']:.2f})" for each in plain["nearest"])
         typer.echo(f"  most like: {near or 'no training image'}")
