@@ -91,7 +91,9 @@ def remove_class(run: LoadedRun, name: str, out: str | Path) -> LoadedRun:
         typical.subcentroids[kept],
         typical.indices[kept],
         [typical.names[at] for at in kept.tolist()],
-        torch.cat([typical.sizes[:label], typical.sizes[label + 1 :]])[:, : need_subcentroids(run.model.head).store.n_centroids],
+        torch.cat([typical.sizes[:label], typical.sizes[label + 1 :]])[
+            :, : need_subcentroids(run.model.head).store.n_centroids
+        ],
     )
     return write_run(run, run.model, files, shown)
 

@@ -18,7 +18,8 @@ from otcluster.runs.errors import RunError
 from otcluster.runs.guard import guarded
 from otcluster.runs.ranks import need_one_process
 
-_Out = Annotated[Path, typer.Option("--out", metavar="RUN2", help="Directory of the new run, which must not exist.")]
+Out = Annotated[Path, typer.Option("--out", metavar="RUN2", help="Directory of the new run, which must not exist.")]
+Data = Annotated[str | None, typer.Option("--data", metavar="DIR", help="Folder with train/<class>/* and test/<class>/*.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run.")]
 Invert = Annotated[bool, typer.Option("--invert", help="Swap dark and light first.")]
 
@@ -45,7 +46,7 @@ def add_class_command(
     run: RunFolder,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Of the class.")],
     images: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")],
-    out: _Out,
+    out: Out,
     n_subcentroids: Annotated[
         int | None, typer.Option("--subcentroids", min=1, help="How many. Default: eight times as many as other classes have.")
     ] = None,
@@ -62,7 +63,7 @@ def add_class_command(
 
 
 def remove_class_command(
-    run: RunFolder, name: Annotated[str, typer.Argument(metavar="NAME", help="Of the class.")], out: _Out
+    run: RunFolder, name: Annotated[str, typer.Argument(metavar="NAME", help="Of the class.")], out: Out
 ) -> None:
     """Let a run forget a class, and write the result as a run of its own."""
 
