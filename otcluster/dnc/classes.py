@@ -98,7 +98,7 @@ def give_places(head: DNCHead, places: Sequence[int] | Sequence[Sequence[bool]] 
 
 def close_places(head: DNCHead, is_open: Tensor) -> None:
     """Let the classes of a head have these of their sub-centroids, (n_classes, k), and no others; their numbers stay."""
-    _set_store(head, list(range(head.n_classes)), head.store.is_open & is_open)
+    _set_store(head, list(range(head.n_classes)), head.store.is_open & is_open.to(head.store.is_open))
 
 
 def need_subcentroids(head: nn.Module, what: str = "classes come and go without training") -> DNCHead:

@@ -124,7 +124,7 @@ def test_what_is_dropped_decides_no_more_and_the_others_keep_their_numbers(small
         "owl #2",
         "owl #3",
     ]
-    export(new, tmp_path / "model.pt2")
+    assert json.loads(export(new, tmp_path / "model.pt2")["subcentroids"]) == new.names
     batch = torch.stack([new.model.convert(each) for each in pictures(new)])
     logits, won = torch.export.load(tmp_path / "model.pt2").module()(batch)
     assert torch.equal(won, new.model.predict(pictures(new)).subcentroids)
