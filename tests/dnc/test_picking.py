@@ -28,7 +28,7 @@ from otcluster.dnc import (
     predict,
     train,
 )
-from otcluster.dnc.checkpoint import save_checkpoint
+from otcluster.dnc.checkpoint import load_checkpoint, save_checkpoint
 from otcluster.dnc.commands import app
 from otcluster.dnc.editing import add_class, remove_class
 from otcluster.dnc.picking.placing import merged, placed
@@ -435,6 +435,18 @@ def test_names_and_numbers_stay_when_classes_come_and_go(small_run, tmp_path):
     assert less.names == edited.names[1:]
     assert [each.name for each in overview(less).subcentroids][3:6] == ["owl #1", "owl #3", "barn owl"]
     np.testing.assert_array_equal(before(less), before(edited)[1:])
+
+
+def test_a_run_that_was_written_with_numbers_of_subcentroids_alone_is_read(small_run, tmp_path):
+    add_class(load_run(small_run / "run"), "yak", [small_run / "images" / "train" / "cat"], tmp_path / "run", n_subcentroids=6)
+    run = load_run(tmp_path / "run")
+    weights, state = load_checkpoint(run.files.checkpoints)
+    del state["names"]
+    save_checkpoint(run.files.checkpoints, 1, weights, {**state, "subcentroids": [4, 4, 4, 6]})
+    again = load_run(tmp_path / "run")
+    assert again.model.head.n_open.tolist() == [4, 4, 4, 6]
+    assert again.names[3][5] == "yak #6"
+    np.testing.assert_array_equal(before(again), before(run))
 
 
 def test_a_class_is_not_added_whose_subcentroids_would_be_called_as_another(small_run, tmp_path):
