@@ -27,6 +27,7 @@ PAGES = [
     "docs/dnc.md",
     "docs/rivals.md",
     "docs/estimators.md",
+    "docs/explaining.md",
     "docs/kmeans.md",
     "docs/metrics.md",
     "docs/numerics.md",

@@ -15,6 +15,12 @@ from otcluster.dnc.explaining.overview import overview as overview
 from otcluster.dnc.exporting import export as export
 from otcluster.dnc.growth import Evidence as Evidence
 from otcluster.dnc.head import DNCHead as DNCHead
+from otcluster.dnc.picking.edits import Drop as Drop
+from otcluster.dnc.picking.edits import Merge as Merge
+from otcluster.dnc.picking.edits import Rename as Rename
+from otcluster.dnc.picking.edits import Replace as Replace
+from otcluster.dnc.picking.reading import load_edits as load_edits
+from otcluster.dnc.picking.work import edit as edit
 from otcluster.dnc.pooling import Largest as Largest
 from otcluster.dnc.pooling import Mixture as Mixture
 from otcluster.dnc.prediction import predict as predict

@@ -48,7 +48,10 @@ def append_class(head: DNCHead, features: Tensor, n_subcentroids: int | None = N
         alone.observe(features, labels)
         if torch.equal(before, alone.subcentroids):
             break
-    _set_store(head, list(range(head.n_classes)), [*counts_of(head), k])
+    is_open = head.store.is_open
+    wider = nn.functional.pad(is_open, (0, max(k - is_open.shape[1], 0)))
+    new = torch.arange(wider.shape[1], device=wider.device) < k
+    _set_store(head, list(range(head.n_classes)), torch.cat([wider, new[None]]))
     head.store.centroids[-1, :k] = alone.subcentroids[0]
     head.store.started[-1] = True
 
@@ -68,8 +71,7 @@ def drop_class(head: DNCHead, label: int) -> None:
     if head.n_classes == 1:
         raise ValueError("the only class cannot be removed")
     kept = [each for each in range(head.n_classes) if each != label]
-    counts = counts_of(head)
-    _set_store(head, kept, [counts[each] for each in kept])
+    _set_store(head, kept, head.store.is_open[kept])
     memory = head.memory
     features, labels = memory.features, memory.labels
     left = labels != label
@@ -82,9 +84,21 @@ def counts_of(head: DNCHead) -> list[int]:
     return [int(count) for count in head.store.is_open.sum(dim=1).tolist()]
 
 
-def give_counts(head: DNCHead, counts: Sequence[int]) -> None:
-    """Let the classes of a new head have so many sub-centroids, as those of one that was saved after classes came or went."""
-    _set_store(head, [], counts)
+def give_places(head: DNCHead, places: Sequence[int] | Sequence[Sequence[bool]] | Tensor) -> None:
+    """Let the classes of a new head have the sub-centroids of one that was saved after it was changed by hand.
+
+    Args:
+        head: Changed in place; what its sub-centroids are is to be loaded.
+        places: Which each class has, booleans (n_classes, k); or how many, (n_classes,), where these are the first.
+    """
+    given = torch.as_tensor(places)
+    is_open = given if given.ndim == 2 else torch.arange(int(given.max())) < given[:, None]
+    _set_store(head, [], is_open.to(head.store.is_open))
+
+
+def close_places(head: DNCHead, is_open: Tensor) -> None:
+    """Let the classes of a head have these of their sub-centroids, (n_classes, k), and no others; their numbers stay."""
+    _set_store(head, list(range(head.n_classes)), head.store.is_open & is_open.to(head.store.is_open))
 
 
 def need_subcentroids(head: nn.Module, what: str = "classes come and go without training") -> DNCHead:
@@ -100,16 +114,19 @@ def need_subcentroids(head: nn.Module, what: str = "classes come and go without 
     return head
 
 
-def _set_store(head: DNCHead, kept: list[int], counts: Sequence[int]) -> None:
-    """A store for classes with ``counts`` sub-centroids, of which the first are the ``kept`` ones of the store before.
+def _set_store(head: DNCHead, kept: list[int], is_open: Tensor) -> None:
+    """A store for classes with the sub-centroids ``is_open``, the first of which are the ``kept`` ones of the store before.
 
-    Numbers stay as they are from now on: evidence for growth was of the classes as they were.
+    Numbers stay as they are from now on: evidence for growth was of the classes as they were. What is closed between two that
+    are open stays a gap, so that each sub-centroid keeps its number.
     """
     old = head.store
-    first = torch.argsort(~old.is_open[kept], dim=1, stable=True)  # of each class, those that it has
+    is_open = is_open[:, : int(is_open.any(dim=0).nonzero().max()) + 1]
+    counts = is_open.sum(dim=1)
+    has_gaps = not torch.equal(is_open, torch.arange(is_open.shape[1], device=counts.device) < counts[:, None])
     new = CentroidStore(
         n_classes=len(counts),
-        n_centroids=list(counts),
+        n_centroids=counts.tolist(),
         dim=old.dim,
         momentum=old.momentum,
         metric=old.metric,
@@ -117,7 +134,9 @@ def _set_store(head: DNCHead, kept: list[int], counts: Sequence[int]) -> None:
         revival=old.revival,
         dtype=old.centroids.dtype,
         seed=head.seed,
+        room=is_open.shape[1] if has_gaps else None,
     ).to(old.centroids.device)
+    new.is_open.copy_(is_open)
     for name, buffer in new.named_buffers():
         if name == "is_open":
             continue
@@ -128,6 +147,7 @@ def _set_store(head: DNCHead, kept: list[int], counts: Sequence[int]) -> None:
             buffer[: len(kept)] = source[kept]
         else:
             k = min(buffer.shape[1], source.shape[1])
-            places = first[:, :k].view(len(kept), k, *[1] * (source.ndim - 2)).expand(-1, -1, *source.shape[2:])
-            buffer[: len(kept), :k] = source[kept].gather(1, places)
+            buffer[: len(kept), :k] = source[kept][:, :k]
+            closed = (~is_open).view(*is_open.shape, *[1] * (buffer.ndim - 2))
+            buffer.masked_fill_(closed, 1.0 if name == "lengths" else 0)
     head.store, head.growing, head.n_classes = new, None, len(counts)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from otcluster.dnc.classes import append_class, drop_class, need_subcentroids
 from otcluster.dnc.errors import RecipeError
 from otcluster.dnc.heads import Head, build_head
+from otcluster.dnc.names import subcentroid_names
 from otcluster.dnc.serving import Images, Predictions, predict_images
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Classifier(nn.Module):
         self.head = head
         self.convert = convert
         self.classes = None if classes is None else list(classes)
+        self.subcentroid_names: list[list[str]] | None = None  # class by class, where somebody has named some
 
     def features(self, images: Tensor) -> Tensor:
         """Pooled features, (n, dim), of images."""
@@ -106,7 +108,8 @@ class Classifier(nn.Module):
 
         Raises:
             TypeError: The head has no sub-centroids, or the images are none.
-            ValueError: There is a class of this name, no images, or fewer than sub-centroids.
+            ValueError: There is a class of this name, or a sub-centroid is called as one of its would be; no images, or fewer
+                than sub-centroids.
 
         Example:
             >>> from otcluster.dnc import DNCHead
@@ -119,10 +122,16 @@ class Classifier(nn.Module):
         head, names = need_subcentroids(self.head), self._names()
         if name in names:
             raise ValueError(f"there is a class {name} already: give the new one another name")
+        if (taken := self._taken(name)) is not None:
+            raise ValueError(f"there is a sub-centroid called {taken!r}: give the class {name} another name, or rename that")
         given = isinstance(images, Tensor) and images.ndim == 2
         features = images if given else self.predict(images, batch_size=batch_size).features
         append_class(head, features, n_subcentroids)  # type: ignore[arg-type]
         self.classes = [*names, name]
+        if self.subcentroid_names is not None:
+            rows = subcentroid_names(self.classes, head.store.n_centroids)
+            known = zip(self.subcentroid_names, rows[:-1], strict=True)
+            self.subcentroid_names = [[*old, *row[len(old) :]] for old, row in known] + rows[-1:]
         return len(names)
 
     def remove_class(self, name: str) -> int:
@@ -144,7 +153,19 @@ class Classifier(nn.Module):
         label = names.index(name)
         drop_class(head, label)
         self.classes = [each for each in names if each != name]
+        if self.subcentroid_names is not None:
+            rows = [row for at, row in enumerate(self.subcentroid_names) if at != label]
+            self.subcentroid_names = [row[: head.store.n_centroids] for row in rows]
         return label
+
+    def _taken(self, name: str) -> str | None:
+        """What a sub-centroid is called that is called as those of a new class ``name`` would be."""
+        is_open = need_subcentroids(self.head).store.is_open.tolist()
+        for row, open_row in zip(self.subcentroid_names or [], is_open, strict=False):
+            for each, there in zip(row, open_row, strict=True):
+                if there and each.removeprefix(f"{name} #").isdecimal() and each.startswith(f"{name} #"):
+                    return each
+        return None
 
     def _names(self) -> list[str]:
         return self.classes or [str(label) for label in range(need_subcentroids(self.head).n_classes)]

@@ -14,6 +14,7 @@ from safetensors.torch import save
 from otcluster.dnc.ablations.command import ablate_command, ablations_command
 from otcluster.dnc.evaluation import evaluate
 from otcluster.dnc.model_commands import (
+    Data,
     Invert,
     RunFolder,
     add_class_command,
@@ -21,6 +22,7 @@ from otcluster.dnc.model_commands import (
     export_command,
     remove_class_command,
 )
+from otcluster.dnc.picking.command import edit_command
 from otcluster.dnc.prediction import predict
 from otcluster.dnc.progress import Terminal
 from otcluster.dnc.readouts import READOUT_NAMES, evaluate_readouts, usual_readouts
@@ -35,12 +37,11 @@ from otcluster.runs.ranks import disconnect, need_one_process
 app = typer.Typer(no_args_is_help=True, help="Deep Nearest Centroids: train, evaluate, predict and explain.")
 app.command("ablate")(ablate_command)
 app.command("ablations")(ablations_command)
+app.command("edit")(edit_command)
 app.command("explain")(explain_command)
 app.command("export")(export_command)
 app.command("add-class")(add_class_command)
 app.command("remove-class")(remove_class_command)
-
-_Data = Annotated[str | None, typer.Option("--data", metavar="DIR", help="Folder with train/<class>/* and test/<class>/*.")]
 
 
 def _say(text: str) -> None:
@@ -58,7 +59,7 @@ def recipes_command() -> None:
 def train_command(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe, or a YAML file.")],
     changes: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes of the recipe.")] = None,
-    data: _Data = None,
+    data: Data = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="RUN", help="Directory of the run.")] = None,
     init_from: Annotated[
         Path | None, typer.Option("--init-from", metavar="RUN", help="A run with whose weights the backbone begins.")
@@ -87,7 +88,7 @@ def train_command(
 @app.command("eval")
 def eval_command(
     run: RunFolder,
-    data: _Data = None,
+    data: Data = None,
     features: Annotated[
         Path | None,
         typer.Option("--features", metavar="FILE", help="Save features, labels, indices and predictions (safetensors)."),
@@ -150,7 +151,7 @@ def predict_command(
             if as_json:
                 _say(json.dumps(vars(found), ensure_ascii=False))
                 continue
-            won = "" if found.subcentroid is None else f", sub-centroid {found.subcentroid}"
+            won = "" if found.name is None else f", sub-centroid {found.name}"
             nearest = ", ".join(f"{name} ({cosine:.2f})" for name, cosine in found.nearest) or "no training image"
             _say(f"{found.path}: {found.label} ({found.share:.1%}{won}), nearest: {nearest}")
         if failed:

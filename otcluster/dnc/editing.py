@@ -6,23 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from otcluster.dnc.checkpoint import save_checkpoint
-from otcluster.dnc.classes import counts_of, need_subcentroids
-from otcluster.dnc.data import Split
+from otcluster.dnc.classes import need_subcentroids
+from otcluster.dnc.derived import new_run, typical_of, write_run
 from otcluster.dnc.errors import DataError
-from otcluster.dnc.evaluation import Evaluation
 from otcluster.dnc.prediction import read_picture
-from otcluster.dnc.run import LoadedRun, RunFiles
-from otcluster.dnc.typical import TypicalImages, find_typical
+from otcluster.dnc.run import LoadedRun
+from otcluster.dnc.typical import TypicalImages
 from otcluster.runs.errors import RunError
-from otcluster.runs.files import write_text
 
 _BATCH = 256
-_NOT_TRAINED = "classes were added or removed"  # in place of the fingerprint of training images: no training goes on from here
 
 
 def add_class(
@@ -53,7 +48,7 @@ def add_class(
         RunError: The directory exists, the run has not been trained to the end, its head has no sub-centroids, or it has a
             class of this name.
     """
-    files, typical = _new(out), TypicalImages.load(run.files)
+    files, typical = new_run(out), TypicalImages.load(run.files)
     found = _image_files(paths)
     features = [
         run.model.predict([read_picture(run, path, invert=invert) for path in found[at : at + _BATCH]]).features
@@ -64,7 +59,7 @@ def add_class(
         label = run.model.add_class(whole, name, n_subcentroids=n_subcentroids)
     except (TypeError, ValueError) as error:
         raise RunError(f"{run.files.root}: {error}") from error
-    return _write(run, files, _with_class(run, typical, whole.cpu(), [str(path) for path in found], label))
+    return write_run(run, run.model, files, _with_class(run, typical, whole.cpu(), [str(path) for path in found], label))
 
 
 def remove_class(run: LoadedRun, name: str, out: str | Path) -> LoadedRun:
@@ -82,7 +77,7 @@ def remove_class(run: LoadedRun, name: str, out: str | Path) -> LoadedRun:
         RunError: The directory exists, the run has not been trained to the end, its head has no sub-centroids, or it has no
             such class or no other.
     """
-    files, typical = _new(out), TypicalImages.load(run.files)
+    files, typical = new_run(out), TypicalImages.load(run.files)
     try:
         label = run.model.remove_class(name)
     except (TypeError, ValueError) as error:
@@ -96,17 +91,12 @@ def remove_class(run: LoadedRun, name: str, out: str | Path) -> LoadedRun:
         typical.subcentroids[kept],
         typical.indices[kept],
         [typical.names[at] for at in kept.tolist()],
-        torch.cat([typical.sizes[:label], typical.sizes[label + 1 :]]),
+        torch.cat([typical.sizes[:label], typical.sizes[label + 1 :]])[
+            :, : need_subcentroids(run.model.head).store.n_centroids
+        ],
         typical.anchors[kept],
     )
-    return _write(run, files, shown)
-
-
-def _new(out: str | Path) -> RunFiles:
-    files = RunFiles(Path(out))
-    if files.root.exists():
-        raise RunError(f"{files.root} exists: choose another --out")
-    return files
+    return write_run(run, run.model, files, shown)
 
 
 def _image_files(paths: Sequence[str | Path]) -> list[Path]:
@@ -123,10 +113,8 @@ def _image_files(paths: Sequence[str | Path]) -> list[Path]:
 
 def _with_class(run: LoadedRun, typical: TypicalImages, features: Tensor, names: list[str], label: int) -> TypicalImages:
     """The images that stand for the classes, and those of the new one."""
-    labels = torch.full((len(names),), label)
-    given = Evaluation(features, features[:, :0], labels, torch.arange(len(names)))
-    n_classes, each = label + 1, run.recipe.explain.images_per_subcentroid
-    new = find_typical(run.model, given, Split(labels, names, [], _unread), n_classes, each)
+    labels, each = torch.full((len(names),), label), run.recipe.explain.images_per_subcentroid
+    new = typical_of(run.model, features, labels, names, label + 1, each)
     more = new.sizes.shape[1] - typical.sizes.shape[1]
     return TypicalImages(
         torch.cat([typical.features, new.features.to(typical.features.dtype)]),
@@ -137,22 +125,3 @@ def _with_class(run: LoadedRun, typical: TypicalImages, features: Tensor, names:
         torch.cat([nn.functional.pad(typical.sizes, (0, more)), new.sizes[-1:]]),
         torch.cat([typical.anchors, new.anchors]),
     )
-
-
-def _write(run: LoadedRun, files: RunFiles, typical: TypicalImages) -> LoadedRun:
-    """Write the changed model as a run; the recipe comes last, which makes it one."""
-    model = run.model
-    state = {
-        "classes": model.classes,
-        "images": _NOT_TRAINED,
-        "subcentroids": counts_of(need_subcentroids(model.head)),
-        "class_sizes": typical.sizes.sum(dim=1).tolist(),
-    }
-    save_checkpoint(files.checkpoints, 0, model.state_dict(), state)
-    typical.save(files)
-    write_text(files.recipe, run.recipe.to_yaml())
-    return LoadedRun(files, run.recipe, list(model.classes or []), model)
-
-
-def _unread(at: int) -> Image.Image:
-    raise AssertionError("pictures of a new class are not read again")

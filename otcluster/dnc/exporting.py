@@ -86,6 +86,8 @@ def export(run: LoadedRun, path: str | Path) -> dict[str, str]:
     config = run.recipe.data
     traced, tried = (_random(config, n, dtype) for n in (_TRACED, _TRIED))
     metadata = describe(config, run.classes)
+    if isinstance(run.model.head, DNCHead):
+        metadata["subcentroids"] = json.dumps(run.names, ensure_ascii=False)
     with replaced(path) as temporary:
         try:
             with _quiet(), torch.no_grad():

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from otcluster.dnc.editing import add_class, remove_class
-from otcluster.dnc.explaining.decision import explain, subcentroid_names
+from otcluster.dnc.explaining.decision import explain
 from otcluster.dnc.explaining.measures import measure
 from otcluster.dnc.explaining.overview import overview
 from otcluster.dnc.exporting import export
@@ -19,7 +19,8 @@ from otcluster.runs.errors import RunError
 from otcluster.runs.guard import guarded
 from otcluster.runs.ranks import need_one_process
 
-_Out = Annotated[Path, typer.Option("--out", metavar="RUN2", help="Directory of the new run, which must not exist.")]
+Out = Annotated[Path, typer.Option("--out", metavar="RUN2", help="Directory of the new run, which must not exist.")]
+Data = Annotated[str | None, typer.Option("--data", metavar="DIR", help="Folder with train/<class>/* and test/<class>/*.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run.")]
 Invert = Annotated[bool, typer.Option("--invert", help="Swap dark and light first.")]
 
@@ -46,7 +47,7 @@ def add_class_command(
     run: RunFolder,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Of the class.")],
     images: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")],
-    out: _Out,
+    out: Out,
     n_subcentroids: Annotated[
         int | None, typer.Option("--subcentroids", min=1, help="How many. Default: eight times as many as other classes have.")
     ] = None,
@@ -63,7 +64,7 @@ def add_class_command(
 
 
 def remove_class_command(
-    run: RunFolder, name: Annotated[str, typer.Argument(metavar="NAME", help="Of the class.")], out: _Out
+    run: RunFolder, name: Annotated[str, typer.Argument(metavar="NAME", help="Of the class.")], out: Out
 ) -> None:
     """Let a run forget a class, and write the result as a run of its own."""
 
@@ -135,7 +136,7 @@ def _explain_images(run: LoadedRun, images: list[str], invert: bool, as_json: bo
         typer.echo(f"  {plain['rule']}")
         if plain["alternatives"]:
             second = found.alternatives[1]
-            name = subcentroid_names(run.classes, found.cosines.shape[1])[second.label][second.subcentroid]
+            name = plain["alternatives"][0]["name"]
             typer.echo(f"  next: {name}, cosine {second.cosine:.3f}, which lost by {second.lost_by:.3f}")
         near = ", ".join(f"{each['name']} of {each['class']} ({each['cosine']:.2f})" for each in plain["nearest"])
         typer.echo(f"  most like: {near or 'no training image'}")

@@ -28,6 +28,7 @@ class Prediction:
         subcentroid: Which sub-centroid of the class won, counted from 1; None for a head without.
         nearest: The most similar of the training images kept with the run for the sub-centroid that won (for the class, where
             the head has no sub-centroids), as (name, cosine); none where no training image is nearest to it.
+        name: What this sub-centroid is called; None for a head without.
     """
 
     path: str
@@ -35,6 +36,7 @@ class Prediction:
     share: float
     subcentroid: int | None
     nearest: list[tuple[str, float]]
+    name: str | None = None
 
 
 @torch.no_grad()
@@ -79,7 +81,8 @@ def predict(run: LoadedRun, paths: Sequence[str | Path], *, invert: bool = False
         names = [typical.names[at] for at in own[best.indices].tolist()]
         share = float(said.shares[0, label])
         nearest = list(zip(names, best.values.tolist(), strict=True))
-        found.append(Prediction(str(path), run.classes[label], share, None if won is None else won + 1, nearest))
+        number, name = (None, None) if won is None else (won + 1, run.names[label][won])
+        found.append(Prediction(str(path), run.classes[label], share, number, nearest, name))
     return found
 
 

@@ -10,12 +10,13 @@ from typing import Any
 from torch import nn
 
 from otcluster.dnc.checkpoint import checkpoints, load_checkpoint
-from otcluster.dnc.classes import give_counts
+from otcluster.dnc.classes import give_places
 from otcluster.dnc.classifier import Classifier, build_classifier
 from otcluster.dnc.conversion import Conversion
 from otcluster.dnc.data import ImageData, Split, load_data, load_test
 from otcluster.dnc.head import DNCHead
 from otcluster.dnc.heads import metric_of, temperature_of
+from otcluster.dnc.names import subcentroid_names
 from otcluster.dnc.recipe import DataConfig, ExplainConfig, Recipe, TrainConfig, at_folder, parse_text
 from otcluster.runs.errors import CheckpointError, RunError
 from otcluster.runs.files import partial_files, write_text
@@ -151,6 +152,17 @@ class LoadedRun:
     classes: list[str]
     model: Classifier
 
+    @property
+    def names(self) -> list[list[str]]:
+        """What the sub-centroids of each class are called, by place: "cat #1", until somebody renames it.
+
+        Places that a class has not filled are counted with the others. The lists are empty where the head has no sub-centroids.
+        """
+        if self.model.subcentroid_names is not None:
+            return [list(row) for row in self.model.subcentroid_names]
+        k = self.model.head.subcentroids.shape[1] if isinstance(self.model.head, DNCHead) else 0
+        return subcentroid_names(self.classes, k)
+
     def load_data(self) -> ImageData:
         """The images of the run.
 
@@ -212,11 +224,12 @@ def load_run(root: str | Path, *, data_dir: str | None = None) -> LoadedRun:
     weights, loop = state
     model = build_classifier(recipe, len(loop["classes"]), loop.get("class_sizes"))
     if "subcentroids" in loop and isinstance(model.head, DNCHead):
-        give_counts(model.head, loop["subcentroids"])
+        give_places(model.head, loop["subcentroids"])
     restore(model, weights, files.checkpoints)
     if "average" in loop:
         restore(model.backbone, loop["average"], files.checkpoints)
     model.classes, model.convert = list(loop["classes"]), Conversion(recipe.data, augment=False)
+    model.subcentroid_names = loop.get("names")
     return LoadedRun(files, recipe, list(loop["classes"]), model.eval())
 
 

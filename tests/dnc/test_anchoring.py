@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from torch import nn
 
-from otcluster.dnc import DNCHead, explain, load_recipe, load_run, overview, train
+from otcluster.dnc import Drop, DNCHead, Merge, Replace, edit, explain, load_recipe, load_run, overview, train
 from otcluster.dnc.anchoring import find_anchors
 from otcluster.dnc.errors import RecipeError
 from otcluster.dnc.evaluation import evaluate
@@ -177,3 +177,21 @@ def test_a_class_that_grew_keeps_its_places(image_folder, tmp_path):
     is_open, typical = run.model.head.store.is_open, TypicalImages.load(run.files)
     anchored = np.array([[typical.anchor(label, at) is not None for at in range(4)] for label in range(3)])
     np.testing.assert_array_equal(anchored, is_open.numpy())
+
+
+def test_what_is_replaced_by_an_image_is_that_image_and_what_is_merged_is_none(image_folder, tmp_path):
+    train(small(image_folder, *ANCHORED), tmp_path / "run")
+    run = load_run(tmp_path / "run")
+    before = {each.name: each.anchor for each in overview(run).subcentroids}
+    other = next(name for name in run.load_train().names if name.startswith("owl/") and name not in before.values())
+    edits = [
+        Drop("cat #2"),
+        Merge(["dog #1", "dog #3"]),
+        Replace("owl #4", other),
+        Replace("cat #1", str(image_folder / "x.png")),
+    ]
+    run.load_test().read(0).save(image_folder / "x.png")
+    after = {each.name: each.anchor for each in overview(edit(run, edits, tmp_path / "new")).subcentroids}
+    changed = {"cat #1": None, "dog #1": None, "owl #4": other}
+    assert after == {name: anchor for name, anchor in before.items() if name not in ("cat #2", "dog #3")} | changed
+    assert after == {each.name: each.anchor for each in overview(load_run(tmp_path / "new")).subcentroids}

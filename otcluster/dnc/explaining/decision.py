@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from otcluster.dnc.classifier import Classifier
 from otcluster.dnc.explaining.heat import cosine_parts, feature_maps
 from otcluster.dnc.explaining.rule import Rule, shortest_rule
 from otcluster.dnc.head import DNCHead
+from otcluster.dnc.names import subcentroid_names
 from otcluster.dnc.run import LoadedRun
 from otcluster.dnc.serving import Images, as_batches, evaluating
 from otcluster.dnc.typical import TypicalImages
@@ -57,6 +58,7 @@ class Explanation:
             parts add up to the cosine. None where features are no averages over places.
         heat_against: The same, less what the place gives to the cosine of the runner-up: what there is more of for this class
             than for the next. None as for ``heat``, or where there is one class.
+        names: What the sub-centroids of each class are called; None until somebody names one.
     """
 
     label: int
@@ -67,20 +69,27 @@ class Explanation:
     nearest: tuple[tuple[str, int, float], ...]
     heat: Tensor | None
     heat_against: Tensor | None
+    names: list[list[str]] | None = field(default=None, repr=False)
+
+    def names_in(self, classes: Sequence[str]) -> list[list[str]]:
+        """What the sub-centroids are called, class by class."""
+        return subcentroid_names(classes, self.cosines.shape[1]) if self.names is None else self.names
 
     def as_dict(self, classes: Sequence[str]) -> dict[str, Any]:
-        """Plain values for JSON; classes by name, sub-centroids counted from 1."""
-        first = self.alternatives[0]
+        """Plain values for JSON; classes by name, sub-centroids counted from 1 and by name."""
+        first, names = self.alternatives[0], self.names_in(classes)
         return {
             "class": classes[self.label],
             "subcentroid": self.subcentroid + 1,
+            "name": names[self.label][self.subcentroid],
             "cosine": first.cosine,
             "share": first.share,
-            "rule": self.rule.text(classes[self.label], subcentroid_names(classes, self.cosines.shape[1])),
+            "rule": self.rule.text(classes[self.label], names),
             "alternatives": [
                 {
                     "class": classes[each.label],
                     "subcentroid": each.subcentroid + 1,
+                    "name": names[each.label][each.subcentroid],
                     "cosine": each.cosine,
                     "share": each.share,
                     "lost_by": each.lost_by,
@@ -91,16 +100,6 @@ class Explanation:
             "heat": None if self.heat is None else self.heat.tolist(),
             "heat_against": None if self.heat_against is None else self.heat_against.tolist(),
         }
-
-
-def subcentroid_names(classes: Sequence[str], k: int) -> list[list[str]]:
-    """What sub-centroids are called until somebody names them.
-
-    Example:
-        >>> subcentroid_names(["cat", "dog"], 2)
-        [['cat #1', 'cat #2'], ['dog #1', 'dog #2']]
-    """
-    return [[f"{name} #{at + 1}" for at in range(k)] for name in classes]
 
 
 @torch.no_grad()
@@ -148,13 +147,14 @@ def explain(run: LoadedRun | Classifier, images: Images, *, n_nearest: int = 5) 
             if not bool(features.isfinite().all()):
                 at = len(found) + int((~features.isfinite().all(dim=1)).to(torch.int64).argmax())
                 raise ValueError(f"the features of image {at} are not finite: there is no nearest sub-centroid to explain")
-            found += _explained(head, features, maps, typical, n_nearest)
+            found += _explained(model, features, maps, typical, n_nearest)
     return found
 
 
 def _explained(
-    head: DNCHead, features: Tensor, maps: Tensor | None, typical: TypicalImages | None, n_nearest: int
+    model: Classifier, features: Tensor, maps: Tensor | None, typical: TypicalImages | None, n_nearest: int
 ) -> list[Explanation]:
+    head = need_subcentroids(model.head, "decisions are explained")
     cosines = head.similarities(features)
     logits = head(features)
     shares = torch.softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=1)
@@ -185,6 +185,7 @@ def _explained(
                 nearest=() if typical is None else _nearest(typical, unit[row].cpu(), n_nearest),
                 heat=heat,
                 heat_against=None if heat is None or heats[1] is None else heat - heats[1][row].cpu(),
+                names=model.subcentroid_names,
             )
         )
     return found

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from otcluster.dnc.classes import need_subcentroids
-from otcluster.dnc.explaining.decision import subcentroid_names
 from otcluster.dnc.explaining.rule import Place
 from otcluster.dnc.run import LoadedRun
 from otcluster.dnc.typical import TypicalImages
@@ -141,7 +140,7 @@ def overview(
     cosines = (units @ units.T).clamp(-1, 1)
     labels = torch.tensor([label for label, _ in places])
     same = labels[:, None] == labels
-    names, per_class = subcentroid_names(run.classes, is_open.shape[1]), typical.sizes.sum(dim=1)
+    names, per_class = run.names, typical.sizes.sum(dim=1)
     foreign = torch.arccos(cosines.masked_fill(same, -1.0)).min(dim=1).values / 2
     found = []
     for row, (label, at) in enumerate(places):
