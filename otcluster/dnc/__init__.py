@@ -15,9 +15,11 @@ from otcluster.dnc.scaling import FixedTemperature, LearntTemperature, ScoreNorm
 
 _ON_USE = {
     "Ablation": "otcluster.dnc.ablations.plan",
+    "Calibration": "otcluster.dnc.unknown.calibration",
     "Classifier": "otcluster.dnc.classifier",
     "Recipe": "otcluster.dnc.recipe",
     "ablate": "otcluster.dnc.ablations.work",
+    "calibrate": "otcluster.dnc.unknown.calibration",
     "Explanation": "otcluster.dnc.explaining.decision",
     "explain": "otcluster.dnc.explaining.decision",
     "export": "otcluster.dnc.exporting",
@@ -30,11 +32,14 @@ _ON_USE = {
     "overview": "otcluster.dnc.explaining.overview",
     "Overview": "otcluster.dnc.explaining.overview",
     "predict": "otcluster.dnc.prediction",
+    "Verdict": "otcluster.dnc.unknown.calibration",
+    "out_of_distribution": "otcluster.dnc.unknown.measures",
     "train": "otcluster.dnc.training",
 }
 
 __all__ = [
     "Ablation",
+    "Calibration",
     "Classifier",
     "DNCHead",
     "DeepNCMHead",
@@ -51,13 +56,16 @@ __all__ = [
     "Recipe",
     "ScoreNorm",
     "SimCLRHead",
+    "Verdict",
     "ablate",
+    "calibrate",
     "evaluate",
     "evaluate_readouts",
     "explain",
     "export",
     "load_recipe",
     "load_run",
+    "out_of_distribution",
     "overview",
     "predict",
     "replace_classifier",
