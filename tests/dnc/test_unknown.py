@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import string
 
 import numpy as np
 import pytest
@@ -467,6 +468,41 @@ def test_the_command_refuses_in_one_line(small_run, tmp_path):
         assert words in said.stderr
         assert said.stderr.count("\n") == 1
     assert not (tmp_path / "run" / "calibration.json").exists()
+
+
+def test_letters_are_made_as_digits_are_and_street_scenes_have_no_cars(tmp_path):
+    reason = "letters and patches are made by benchmarks/, which is not here"
+    letters, ood = (pytest.importorskip(f"benchmarks.{name}", reason=reason) for name in ("letters", "ood"))
+    some = letters.letters(60, seed=1)
+    assert (some == letters.letters(60, seed=1)).all()
+    assert (some != letters.letters(60, seed=2)).any()
+    levels = np.rint(np.arange(17) * (255 / 16)).astype(np.uint8)
+    assert set(some.ravel().tolist()) == set(levels.tolist())
+    assert sorted(letters.LETTERS + letters.LEFT_OUT) == sorted(string.ascii_letters)
+    for folder in ("images", "labels"):
+        (tmp_path / "test" / folder).mkdir(parents=True)
+    for name, value, label in (("street", 200, 3), ("cars", 10, 8)):
+        Image.fromarray(np.full((300, 400, 3), value, np.uint8)).save(tmp_path / "test" / "images" / f"{name}.jpg")
+        Image.fromarray(np.full((300, 400), label, np.uint8)).save(tmp_path / "test" / "labels" / f"{name}.png")
+    patches = ood.patches(tmp_path / "test", 16)
+    assert patches.shape == (10, 16, 16, 3)
+    assert patches.min() > 190  # none of the frame of cars
+
+
+def test_the_benchmark_measures_what_the_scores_say(small_run, capsys):
+    ood = pytest.importorskip("benchmarks.ood", reason="the benchmark is not here")
+    run = load_run(small_run / "run")
+    unseen = ood.others(run, None)
+    found = ood.measured(run, unseen)
+    test, noise = (evaluate(run.model, split, run.recipe.data) for split in (run.load_test(), unseen["noise"]))
+    known, other = (NearestCosine().score(run.model.head, each.features, each.logits) for each in (test, noise))
+    assert found["unknown"]["noise", "cosine"]["auroc"] == pytest.approx(brute_auroc(known, other))
+    fits = [calibrate_on(run.model, *halves(test, seed), score="cosine", keep=0.95) for seed in range(ood.HALVINGS)]
+    assert found["gains"]["nll_after"] == pytest.approx(np.mean([fit.nll_after for fit in fits]))
+    ood.print_calibration({"dnc": [found], "linear": [found]})
+    assert (
+        f"| accuracy | {found['gains']['accuracy']:.4f} | {found['gains']['accuracy']:.4f} | +0.00 |" in capsys.readouterr().out
+    )
 
 
 def test_digits_are_told_from_letters(tmp_path):
