@@ -34,6 +34,7 @@ PAGES = [
     "docs/serving.md",
     "docs/solvers.md",
     "docs/stores.md",
+    "docs/unknown.md",
 ]
 # What examples may import beyond what the library needs, and where it comes from.
 OTHERS = {

@@ -15,6 +15,7 @@ from otcluster.dnc.scaling import FixedTemperature, LearntTemperature, ScoreNorm
 
 _ON_USE = {
     "Ablation": "otcluster.dnc.ablations.plan",
+    "Calibration": "otcluster.dnc.unknown.calibration",
     "Classifier": "otcluster.dnc.classifier",
     "Recipe": "otcluster.dnc.recipe",
     "ablate": "otcluster.dnc.ablations.work",
@@ -24,6 +25,7 @@ _ON_USE = {
     "Replace": "otcluster.dnc.picking.edits",
     "edit": "otcluster.dnc.picking.work",
     "load_edits": "otcluster.dnc.picking.reading",
+    "calibrate": "otcluster.dnc.unknown.calibration",
     "Explanation": "otcluster.dnc.explaining.decision",
     "explain": "otcluster.dnc.explaining.decision",
     "export": "otcluster.dnc.exporting",
@@ -38,11 +40,14 @@ _ON_USE = {
     "overview": "otcluster.dnc.explaining.overview",
     "Overview": "otcluster.dnc.explaining.overview",
     "predict": "otcluster.dnc.prediction",
+    "Verdict": "otcluster.dnc.unknown.calibration",
+    "out_of_distribution": "otcluster.dnc.unknown.measures",
     "train": "otcluster.dnc.training",
 }
 
 __all__ = [
     "Ablation",
+    "Calibration",
     "Classifier",
     "DNCHead",
     "DeepNCMHead",
@@ -64,7 +69,9 @@ __all__ = [
     "Replace",
     "ScoreNorm",
     "SimCLRHead",
+    "Verdict",
     "ablate",
+    "calibrate",
     "edit",
     "evaluate",
     "evaluate_readouts",
@@ -74,6 +81,7 @@ __all__ = [
     "load_recipe",
     "load_run",
     "measure",
+    "out_of_distribution",
     "overview",
     "predict",
     "replace_classifier",

@@ -34,3 +34,7 @@ from otcluster.dnc.scaling import LearntTemperature as LearntTemperature
 from otcluster.dnc.scaling import ScoreNorm as ScoreNorm
 from otcluster.dnc.serving import Predictions as Predictions
 from otcluster.dnc.training import train as train
+from otcluster.dnc.unknown.calibration import Calibration as Calibration
+from otcluster.dnc.unknown.calibration import Verdict as Verdict
+from otcluster.dnc.unknown.calibration import calibrate as calibrate
+from otcluster.dnc.unknown.measures import out_of_distribution as out_of_distribution

@@ -23,12 +23,13 @@ from otcluster.dnc.model_commands import (
     remove_class_command,
 )
 from otcluster.dnc.picking.command import edit_command
-from otcluster.dnc.prediction import predict
+from otcluster.dnc.prediction import each_prediction
 from otcluster.dnc.progress import Terminal
 from otcluster.dnc.readouts import READOUT_NAMES, evaluate_readouts, usual_readouts
 from otcluster.dnc.recipe import at_folder, load_recipe, recipe_names
 from otcluster.dnc.run import load_run
 from otcluster.dnc.training import train
+from otcluster.dnc.unknown.command import calibrate_command
 from otcluster.runs.errors import RunError
 from otcluster.runs.files import replaced
 from otcluster.runs.guard import guarded
@@ -38,6 +39,7 @@ app = typer.Typer(no_args_is_help=True, help="Deep Nearest Centroids: train, eva
 app.command("ablate")(ablate_command)
 app.command("ablations")(ablations_command)
 app.command("edit")(edit_command)
+app.command("calibrate")(calibrate_command)
 app.command("explain")(explain_command)
 app.command("export")(export_command)
 app.command("add-class")(add_class_command)
@@ -140,21 +142,14 @@ def predict_command(
         loaded = load_run(run)
         if loaded.recipe.data.kind == "digits" and not invert and not as_json:
             typer.echo("the digits are white on black: pass --invert for dark ink on light paper", err=True)
-        failed: list[str] = []
-        for path in images:
-            try:
-                (found,) = predict(loaded, [path], invert=invert)
-            except RunError as error:
-                failed.append(path)
-                typer.echo(f"error: {error}", err=True)
-                continue
-            if as_json:
-                _say(json.dumps(vars(found), ensure_ascii=False))
-                continue
-            won = "" if found.name is None else f", sub-centroid {found.name}"
-            nearest = ", ".join(f"{name} ({cosine:.2f})" for name, cosine in found.nearest) or "no training image"
-            _say(f"{found.path}: {found.label} ({found.share:.1%}{won}), nearest: {nearest}")
+        failed = 0
+        for found in each_prediction(loaded, images, invert=invert):
+            if isinstance(found, RunError):
+                failed += 1
+                typer.echo(f"error: {found}", err=True)
+            else:
+                _say(json.dumps(found.as_dict(), ensure_ascii=False) if as_json else found.text())
         if failed:
-            raise RunError(f"{len(failed)} of {len(images)} images could not be classified")
+            raise RunError(f"{failed} of {len(images)} images could not be classified")
 
     guarded(action)

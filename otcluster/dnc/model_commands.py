@@ -132,7 +132,9 @@ def _explain_images(run: LoadedRun, images: list[str], invert: bool, as_json: bo
         if as_json:
             typer.echo(json.dumps({"path": path, **plain}, ensure_ascii=False))
             continue
-        typer.echo(f"{path}: {plain['class']} ({plain['share']:.1%}), cosine {plain['cosine']:.3f}")
+        unknown = found.verdict is not None and not found.verdict.known
+        doubt = f"I do not know, {found.verdict.text()}; the nearest class is " if found.verdict and unknown else ""
+        typer.echo(f"{path}: {doubt}{plain['class']} ({plain['share']:.1%}), cosine {plain['cosine']:.3f}")
         typer.echo(f"  {plain['rule']}")
         if plain["alternatives"]:
             second = found.alternatives[1]

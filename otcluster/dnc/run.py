@@ -60,6 +60,11 @@ class RunFiles:
         return self.root / "index.json"
 
     @property
+    def calibration(self) -> Path:
+        """What the model knows of its own errors, where it was calibrated."""
+        return self.root / "calibration.json"
+
+    @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from torch import nn
 
-from otcluster.dnc import Drop, DNCHead, Merge, Replace, edit, explain, load_recipe, load_run, overview, train
+from otcluster.dnc import DNCHead, Drop, Merge, Replace, edit, explain, load_recipe, load_run, overview, train
 from otcluster.dnc.anchoring import find_anchors
 from otcluster.dnc.errors import RecipeError
 from otcluster.dnc.evaluation import evaluate

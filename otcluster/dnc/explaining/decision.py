@@ -18,6 +18,7 @@ from otcluster.dnc.names import subcentroid_names
 from otcluster.dnc.run import LoadedRun
 from otcluster.dnc.serving import Images, as_batches, evaluating
 from otcluster.dnc.typical import TypicalImages
+from otcluster.dnc.unknown.calibration import Calibration, Verdict
 
 _BATCH = 32  # outputs of all layers are kept while maps are looked for
 
@@ -30,7 +31,7 @@ class Alternative:
         label: The class.
         subcentroid: The nearest of its sub-centroids, counted from 0.
         cosine: To it.
-        share: Of the softmax, of the whole class.
+        share: Of the softmax, of the whole class; at the temperature of the run's calibration, if it has one.
         lost_by: How far the cosine is below that of the winner; 0 for the winner itself.
     """
 
@@ -46,7 +47,7 @@ class Explanation:
     """Why an image is of its class: everything here is what the model computed, and nothing is a guess about it.
 
     Attributes:
-        label: The predicted class.
+        label: The predicted class, even where the image is not known.
         subcentroid: The sub-centroid that decided, of this class, counted from 0.
         alternatives: What speaks for each class, the likeliest first. The first is the decision, and the second tells what
             would have to change: the nearest sub-centroid of the runner-up, and by how much it lost.
@@ -59,6 +60,7 @@ class Explanation:
         heat_against: The same, less what the place gives to the cosine of the runner-up: what there is more of for this class
             than for the next. None as for ``heat``, or where there is one class.
         names: What the sub-centroids of each class are called; None until somebody names one.
+        verdict: Whether the image is known at all, and by what; None for a model, or a run that was not calibrated.
     """
 
     label: int
@@ -70,6 +72,12 @@ class Explanation:
     heat: Tensor | None
     heat_against: Tensor | None
     names: list[list[str]] | None = field(default=None, repr=False)
+    verdict: Verdict | None = None
+
+    @property
+    def known(self) -> bool | None:
+        """Whether the model knows the image, by its calibration; None where there is none."""
+        return None if self.verdict is None else self.verdict.known
 
     def names_in(self, classes: Sequence[str]) -> list[list[str]]:
         """What the sub-centroids are called, class by class."""
@@ -84,6 +92,8 @@ class Explanation:
             "name": names[self.label][self.subcentroid],
             "cosine": first.cosine,
             "share": first.share,
+            "known": self.known,
+            "verdict": None if self.verdict is None else self.verdict.as_dict(),
             "rule": self.rule.text(classes[self.label], names),
             "alternatives": [
                 {
@@ -113,14 +123,15 @@ def explain(run: LoadedRun | Classifier, images: Images, *, n_nearest: int = 5) 
         n_nearest: How many similar training images to name, at most.
 
     Returns:
-        One explanation for each image, in their order.
+        One explanation for each image, in their order. Of a run that was calibrated (:func:`otcluster.dnc.calibrate`) they have
+        shares at its temperature, and say whether the image is known.
 
     Raises:
         TypeError: The head has no sub-centroids, or scales the classes by weights of their own, so that the nearest
             sub-centroid need not decide; or the images are none.
         ValueError: The head compares by distance, ``n_nearest`` is negative, or the images have another shape or give
             features that are not finite.
-        RunError: The run has not been trained to the end.
+        RunError: The run has not been trained to the end, or its calibration cannot be read.
 
     Example:
         >>> from torch import nn
@@ -140,6 +151,7 @@ def explain(run: LoadedRun | Classifier, images: Images, *, n_nearest: int = 5) 
     if n_nearest < 0:
         raise ValueError(f"n_nearest must not be negative, got {n_nearest}")
     typical = TypicalImages.load(run.files) if isinstance(run, LoadedRun) and n_nearest else None
+    calibration = Calibration.load(run) if isinstance(run, LoadedRun) else None
     found: list[Explanation] = []
     with evaluating(model):
         for batch in as_batches(model, images, _BATCH):
@@ -147,17 +159,25 @@ def explain(run: LoadedRun | Classifier, images: Images, *, n_nearest: int = 5) 
             if not bool(features.isfinite().all()):
                 at = len(found) + int((~features.isfinite().all(dim=1)).to(torch.int64).argmax())
                 raise ValueError(f"the features of image {at} are not finite: there is no nearest sub-centroid to explain")
-            found += _explained(model, features, maps, typical, n_nearest)
+            found += _explained(model, features, maps, typical, n_nearest, calibration)
     return found
 
 
 def _explained(
-    model: Classifier, features: Tensor, maps: Tensor | None, typical: TypicalImages | None, n_nearest: int
+    model: Classifier,
+    features: Tensor,
+    maps: Tensor | None,
+    typical: TypicalImages | None,
+    n_nearest: int,
+    calibration: Calibration | None,
 ) -> list[Explanation]:
     head = need_subcentroids(model.head, "decisions are explained")
     cosines = head.similarities(features)
     logits = head(features)
     shares = torch.softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=1)
+    verdicts: list[Verdict | None] = [None] * len(features)
+    if calibration is not None:
+        shares, verdicts = calibration.shares(logits), [*calibration.verdicts(head, features, logits)]
     best, which = cosines.max(dim=2)
     order = torch.argsort(best, dim=1, descending=True, stable=True)
     unit = torch.nn.functional.normalize(features.to(head.subcentroids.dtype), dim=1)
@@ -186,6 +206,7 @@ def _explained(
                 heat=heat,
                 heat_against=None if heat is None or heats[1] is None else heat - heats[1][row].cpu(),
                 names=model.subcentroid_names,
+                verdict=verdicts[row],
             )
         )
     return found

@@ -1,0 +1,1 @@
+"""When a model had better say that it does not know: calibrated shares, scores of how well an image is known, a threshold."""
