@@ -367,7 +367,7 @@ def test_the_commands_say_that_they_do_not_know(calibrated, small_run):
     assert verdict.text().startswith("cosine ")
     assert first.startswith(
         f"{unknown.path}: I do not know, {verdict.text()}; the nearest class is {unknown.label} ({unknown.share:.1%}, "
-        f"sub-centroid {unknown.subcentroid}), nearest: "
+        f"sub-centroid {unknown.name}), nearest: "
     )
     assert second.startswith(f"{known.path}: {known.label} ({known.share:.1%}, ")
     plain = CliRunner().invoke(app, ["predict", str(run.files.root), unknown.path, "--json"])
