@@ -30,6 +30,7 @@ _ON_USE = {
     "overview": "otcluster.dnc.explaining.overview",
     "Overview": "otcluster.dnc.explaining.overview",
     "predict": "otcluster.dnc.prediction",
+    "report": "otcluster.dnc.explaining.report.work",
     "train": "otcluster.dnc.training",
 }
 
@@ -61,6 +62,7 @@ __all__ = [
     "overview",
     "predict",
     "replace_classifier",
+    "report",
     "train",
 ]
 
