@@ -1,5 +1,14 @@
 "use strict";
-// The page is whole without this: it sorts the table, and shows the classes that are looked for.
+// The page is whole without this: it sorts the table, shows the classes that are looked for, and lets keys scroll what is wide.
+const boxes = [...document.querySelectorAll(".scroll")];
+const reach = () => {
+  for (const box of boxes) {
+    if (box.scrollWidth > box.clientWidth || box.scrollHeight > box.clientHeight) box.tabIndex = 0;
+    else box.removeAttribute("tabindex");
+  }
+};
+addEventListener("resize", reach);
+reach();
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
   const body = table.tBodies[0];

@@ -12,6 +12,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from otcluster.dnc.explaining.report.pictures import Picture
+
 _HERE = Path(__file__).parent
 _WIDTH, _HEIGHT, _EDGE = 720, 480, 48  # of the map
 _COLOURS = 10
@@ -19,7 +21,7 @@ _WHOLE = 60  # classes, up to which the confusion matrix has a column for each
 _WORST = 3  # or else so many of the classes that a class is taken for
 _LABELLED = 80  # classes whose names are on the map
 _GROUPS = {
-    "given": ("Your pictures", "What the model says of the pictures that were given, and why."),
+    "given": ("The pictures", "What the model says of the pictures that were given, and why."),
     "failure": ("Failures", "Test images that the model takes for another class, kind by kind, the most frequent kind first."),
     "close": ("Closest calls", "Test images that it gets right, where the next class lost by least."),
     "sure": ("Surest", "Test images that it gets right, where no other class came near."),
@@ -28,7 +30,7 @@ _GROUPS = {
 
 @dataclass(frozen=True)
 class Shown:
-    """Pictures of an explained image, as data URIs.
+    """Pictures of an explained image.
 
     Attributes:
         picture: The image.
@@ -36,22 +38,24 @@ class Shown:
         heat_against: The same, less what it gives to that of the runner-up.
     """
 
-    picture: str | None
-    heat: str | None
-    heat_against: str | None
+    picture: Picture
+    heat: Picture | None
+    heat_against: Picture | None
 
 
 @dataclass(frozen=True)
 class PagePictures:
-    """Pictures of a page, as data URIs.
+    """Pictures of a page.
 
     Attributes:
-        training: Training images by name; None for those that cannot be read.
+        training: Training images by name, small; None for those that cannot be read.
+        large: Those of them that stand for a sub-centroid which won or came second, as large as explained images are.
         explained: Of each explained image, in their order.
-        similarity: How alike the sub-centroids are.
+        similarity: How alike the sub-centroids are, as a data URI.
     """
 
-    training: Mapping[str, str | None]
+    training: Mapping[str, Picture | None]
+    large: Mapping[str, Picture | None]
     explained: Sequence[Shown]
     similarity: str
 
@@ -79,6 +83,7 @@ def render(said: Mapping[str, Any], pictures: PagePictures) -> str:
         style=Markup(style),  # ours, and not a word in it is of others
         script=Markup(script),
         training=pictures.training,
+        large=pictures.large,
         shown=pictures.explained,
         similarity=pictures.similarity,
         gallery=_gallery(said["model"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -54,9 +55,22 @@ def reduced(image: Image.Image, side: int = _SHOWN) -> Image.Image:
     return plain
 
 
-def thumbnail(image: Image.Image) -> str:
-    """A small picture as a data URI."""
-    return data_uri(reduced(image, _THUMBNAIL))
+@dataclass(frozen=True)
+class Picture:
+    """A picture as a page holds it.
+
+    Attributes:
+        uri: A data URI.
+        tiny: Whether it is of so few pixels that they are to be seen.
+    """
+
+    uri: str
+    tiny: bool
+
+
+def on_page(image: Image.Image, *, small: bool = False) -> Picture:
+    """A picture for a page, as a thumbnail or as large as explained images are shown."""
+    return Picture(data_uri(reduced(image, _THUMBNAIL if small else _SHOWN)), max(image.size) <= _LOSSLESS)
 
 
 def data_uri(image: Image.Image | bytes) -> str:

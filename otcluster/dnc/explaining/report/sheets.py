@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from otcluster.dnc.explaining.overview import Overview
 from otcluster.dnc.explaining.report.pictures import png_bytes
 
-_PANEL, _CELL, _IN_CELL = 192, 36, 5
+_PANEL, _CELL, _THUMB, _IN_CELL = 192, 36, 32, 5
 _MARGIN, _LINE = 12, 18
 _PANELS, _ACROSS, _DOWN = 5, 4, 100  # panels of a card; sub-centroids side by side, and rows of them
 
@@ -81,7 +81,7 @@ def draw_gallery(found: Overview, training: _Read) -> bytes:
         label = _wrapped(f"{each.name}: {each.size} ({each.share:.0%})", 30)[0]
         draw.text((left, top + 2), label, fill="black", font=font)
         for place, name in enumerate(each.typical[:_IN_CELL]):
-            _paste(sheet, draw, training(name), (left + place * _CELL, top + _LINE), _CELL - 2)
+            _paste(sheet, draw, training(name), (left + place * _CELL, top + _LINE), _THUMB)
     return png_bytes(sheet)
 
 

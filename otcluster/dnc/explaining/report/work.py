@@ -21,7 +21,7 @@ from otcluster.dnc.explaining.report.content import Names, content, described, e
 from otcluster.dnc.explaining.report.figures import draw_confusion, draw_map, draw_similarity
 from otcluster.dnc.explaining.report.folder import check_folder, file_name, write
 from otcluster.dnc.explaining.report.page import PagePictures, Shown, render
-from otcluster.dnc.explaining.report.pictures import TrainingPictures, as_seen, data_uri, overlay, reduced, thumbnail
+from otcluster.dnc.explaining.report.pictures import Picture, TrainingPictures, as_seen, data_uri, on_page, overlay, reduced
 from otcluster.dnc.explaining.report.sheets import Panels, draw_card, draw_gallery
 from otcluster.dnc.prediction import read_picture
 from otcluster.dnc.run import LoadedRun
@@ -137,7 +137,8 @@ def make_report(
         entry = explained(why, names, group=subject.group, name=subject.name, true=subject.true, file=file)
         panels = _panels(run, picture, why)
         files[file] = draw_card(entry, panels, training)
-        shown.append(Shown(*(None if each is None else data_uri(each) for each in panels)))
+        heats = [None if each is None else on_page(each) for each in panels[1:]]
+        shown.append(Shown(on_page(panels[0]), *heats))
         said.append(entry)
     say("drawing")
     files |= {
@@ -146,7 +147,7 @@ def make_report(
         "similarity.png": draw_similarity(found),
         "confusion.png": draw_confusion(test["confusion"], run.classes),
     }
-    thumbnails = _thumbnails(found, said, training)
+    thumbnails, large = _of_training(found, said, training)
     whole = content(
         [described(run, found, test)],
         found,
@@ -154,10 +155,10 @@ def make_report(
         chosen,
         said,
         broken=broken,
-        unreadable=sorted(name for name, uri in thumbnails.items() if uri is None),
+        unreadable=sorted(name for name, picture in thumbnails.items() if picture is None),
         files=sorted(files),
     )
-    page = render(whole, PagePictures(thumbnails, shown, data_uri(files["similarity.png"])))
+    page = render(whole, PagePictures(thumbnails, large, shown, data_uri(files["similarity.png"])))
     return Made(write(root, page, whole, files), whole)
 
 
@@ -208,9 +209,18 @@ def _panels(run: LoadedRun, picture: Image.Image, why: Explanation) -> Panels:
     return reduced(picture), winner, against
 
 
-def _thumbnails(found: Overview, said: list[dict[str, Any]], training: TrainingPictures) -> dict[str, str | None]:
-    """All training images that the page shows; None for those that cannot be read."""
+def _of_training(
+    found: Overview, said: list[dict[str, Any]], training: TrainingPictures
+) -> tuple[dict[str, Picture | None], dict[str, Picture | None]]:
+    """All training images that the page shows, small, and those that it shows large; None for those that cannot be read."""
     typical = [name for each in found.subcentroids for name in each.typical]
     nearest = [near["name"] for each in said for near in each["nearest"]]
-    pictures = {name: training(name) for name in dict.fromkeys([*typical, *nearest])}
-    return {name: None if picture is None else thumbnail(picture) for name, picture in pictures.items()}
+    decided = [
+        one["image"] for each in said for one in (each, each["runner_up"]) if one is not None and one["image"] is not None
+    ]
+
+    def pictures(names: list[str], *, small: bool) -> dict[str, Picture | None]:
+        read = {name: training(name) for name in dict.fromkeys(names)}
+        return {name: None if image is None else on_page(image, small=small) for name, image in read.items()}
+
+    return pictures([*typical, *nearest], small=True), pictures(decided, small=False)
