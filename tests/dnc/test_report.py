@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
@@ -39,6 +40,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attributes):
         self.tags.append((tag, dict(attributes)))
         self.inside = tag
+        self.text += " " if tag == "td" else ""
 
     def handle_endtag(self, tag):
         self.inside = None
@@ -149,7 +151,7 @@ def test_a_report_is_whole_by_itself(made):
     assert {each["href"][1:] for each in page.of("a")} <= set(ids)
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h\d", tag)]
     assert levels[0] == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
     assert made.stat().st_size < 400_000
 
 

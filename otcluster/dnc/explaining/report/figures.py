@@ -16,10 +16,11 @@ from otcluster.dnc.explaining.overview import Overview
 _NAMED = 40  # names on the axes, at most
 _COUNTED = 25  # classes whose numbers are written into the cells
 _COLOURS = 10
+_APART = 14  # points between a class and its name
 
 
 def draw_map(found: Overview) -> bytes:
-    """The sub-centroids on a plane, those of a class tied to their middle, where its name is: a PNG file."""
+    """The sub-centroids on a plane, those of a class tied to their middle, and its name beyond them: a PNG file."""
     figure, axes = _figure(6.4, 6.0)
     places = found.map.numpy()
     for label, name in enumerate(found.classes):
@@ -31,10 +32,13 @@ def draw_map(found: Overview) -> bytes:
         for x, y in own:
             axes.plot([middle[0], x], [middle[1], y], color=colour, alpha=0.4, linewidth=1)
         axes.scatter(own[:, 0], own[:, 1], s=[20 + 80 * found.subcentroids[row].share for row in rows], color=colour)
-        axes.text(
-            middle[0], middle[1], name, ha="center", va="center", fontsize=9, parse_math=False,
-            bbox={"facecolor": "white", "alpha": 0.8, "pad": 1, "linewidth": 0},
-        )  # fmt: skip
+        length = float(np.hypot(*middle))
+        away = middle / length if length > 1e-6 else np.asarray([0.0, 1.0])
+        farthest = middle + away * ((own - middle) @ away).max()  # seen from the middle of the map
+        axes.annotate(
+            name, farthest, away * _APART, textcoords="offset points", ha="center", va="center", fontsize=9, parse_math=False
+        )
+    axes.margins(0.12)
     axes.set_aspect("equal", adjustable="datalim")
     axes.set_xlabel("radians")
     axes.set_ylabel("radians")

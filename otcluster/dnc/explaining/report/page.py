@@ -17,6 +17,7 @@ from otcluster.dnc.explaining.report.pictures import Picture
 _HERE = Path(__file__).parent
 _WIDTH, _HEIGHT, _EDGE = 720, 480, 48  # of the map
 _COLOURS = 10
+_APART, _LETTER, _LETTERS = 20, 11, 24  # pixels between points and names, of a letter, and letters of a name
 _WHOLE = 60  # classes, up to which the confusion matrix has a column for each
 _WORST = 3  # or else so many of the classes that a class is taken for
 _LABELLED = 80  # classes whose names are on the map
@@ -153,6 +154,7 @@ def _plane(model: Mapping[str, Any]) -> dict[str, Any]:
         points = one["points"]
         one["colour"] = label % _COLOURS
         one["x"], one["y"] = (round(sum(each[axis] for each in points) / max(len(points), 1), 1) for axis in ("x", "y"))
+        one["label"] = _label(one)
     return {
         "width": _WIDTH,
         "height": _HEIGHT,
@@ -160,6 +162,18 @@ def _plane(model: Mapping[str, Any]) -> dict[str, Any]:
         "named": len(classes) <= _LABELLED,
         "kept": model["map_kept"],
     }
+
+
+def _label(one: Mapping[str, Any]) -> dict[str, float]:
+    """Where the name of a class is written: beyond its points, seen from the middle of the map, and inside of it."""
+    across, down = one["x"] - _WIDTH / 2, one["y"] - _HEIGHT / 2
+    length = (across**2 + down**2) ** 0.5
+    across, down = (across / length, down / length) if length > 1 else (0.0, -1.0)
+    beyond = [(each["x"] - one["x"]) * across + (each["y"] - one["y"]) * down for each in one["points"]]
+    away = max(beyond, default=0.0) + _APART
+    half = _LETTER * min(len(one["name"]), _LETTERS) / 2
+    x = min(max(one["x"] + away * across, half), _WIDTH - half)
+    return {"x": round(x, 1), "y": round(min(max(one["y"] + away * down, _APART), _HEIGHT - _APART), 1)}
 
 
 def _confusion(said: Mapping[str, Any]) -> dict[str, Any]:
