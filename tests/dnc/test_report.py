@@ -133,6 +133,21 @@ def test_the_page_says_what_the_data_say(made, hostile):
         assert len(page.of("circle")) == len(said["model"]["subcentroids"])
 
 
+def test_dead_and_duplicate_subcentroids_are_flagged(small_run, tmp_path):
+    run = load_run(small_run / "run")
+    run.model.head.store.centroids[0, 1] = run.model.head.store.centroids[0, 0]
+    page, said = read(report(run, tmp_path / "report", n_test=0))
+    marks = [attributes for attributes in page.of("span") if "mark" in (attributes.get("class") or "")]
+    twins = {name for pair in said["model"]["duplicates"] for name in (pair["first"], pair["second"])}
+    assert {"cat #1", "cat #2"} <= twins
+    assert len(marks) == len(twins) + len(said["model"]["dead"])
+    assert said["facts"][0]["rows"][-1]["meaning"] == (
+        f"{len(said['model']['dead'])} dead, {len(said['model']['duplicates'])} pairs of duplicates"
+    )
+    first, second = page.text.split("Stands for the same as ")[1:3]  # of cat #1 and of cat #2
+    assert (first.split(".")[0], second.split(".")[0]) == ("cat #2", "cat #1")
+
+
 def test_a_report_is_whole_by_itself(made):
     page, said = read(made)
     files = {each.name for each in made.parent.iterdir()}

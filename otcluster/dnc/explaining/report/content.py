@@ -18,6 +18,7 @@ FORMAT = "otcluster report 1"
 """What ``report.json`` begins with: by it a folder is known to be a report."""
 
 _CLASSES, _SUBCENTROIDS = 5, 8  # of an explained image, that are told of
+_COSINES = 500  # sub-centroids, up to which all cosines between them are told
 
 
 @dataclass(frozen=True)
@@ -167,10 +168,13 @@ def content(
         images: From :func:`explained`.
         more: What else there is to say, such as pictures that could not be read.
     """
+    model = found.as_dict()
+    if len(found.subcentroids) > _COSINES:  # or else they would be most of the file
+        model["cosines"] = None
     return {
         "format": FORMAT,
         "facts": [each.as_dict() for each in facts],
-        "model": found.as_dict(),
+        "model": model,
         "test": test,
         "failures": {"images": chosen.n_failures, "kinds": chosen.n_kinds, "explained": len(chosen.failures)},
         "explained": images,

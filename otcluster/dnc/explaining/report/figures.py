@@ -36,8 +36,9 @@ def draw_map(found: Overview) -> bytes:
         away = middle / length if length > 1e-6 else np.asarray([0.0, 1.0])
         farthest = middle + away * ((own - middle) @ away).max()  # seen from the middle of the map
         axes.annotate(
-            name, farthest, away * _APART, textcoords="offset points", ha="center", va="center", fontsize=9, parse_math=False
-        )
+            name, (farthest[0], farthest[1]), (away[0] * _APART, away[1] * _APART), textcoords="offset points",
+            ha="center", va="center", fontsize=9, parse_math=False,
+        )  # fmt: skip
     axes.margins(0.12)
     axes.set_aspect("equal", adjustable="datalim")
     axes.set_xlabel("radians")
