@@ -58,7 +58,7 @@ def main() -> None:
     heads = chosen.heads.split(",")
     usual = GPU if chosen.recipe == "cifar10-resnet18" else []
     workers = max(0, (os.cpu_count() or 1) // chosen.jobs - 1)
-    common = [*usual, f"data.dir={chosen.data}", f"data.workers={workers}", *chosen.changes]
+    common = [*usual, "explain.anchor_epochs=0", f"data.dir={chosen.data}", f"data.workers={workers}", *chosen.changes]
     runs = [(head, seed) for seed in range(chosen.seeds) for head in heads]
     found: dict[tuple[str, int], dict[str, Any]] = {}
     started = time.perf_counter()

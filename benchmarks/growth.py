@@ -42,7 +42,10 @@ def digits() -> None:
             for seed in SEEDS:
                 pair = []
                 for kind in ("none", "evidence"):
-                    recipe = load_recipe("digits", [f"growth.kind={kind}", f"train.seed={seed}", f"data.split_seed={split}"])
+                    recipe = load_recipe(
+                        "digits",
+                        ["explain.anchor_epochs=0", f"growth.kind={kind}", f"train.seed={seed}", f"data.split_seed={split}"],
+                    )
                     metrics = train(recipe, Path(folder) / f"{kind}-{split}-{seed}")
                     pair.insert(0, metrics["test"]["accuracy"])
                 pairs.append(pair)

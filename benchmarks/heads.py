@@ -21,7 +21,10 @@ def main() -> None:
             for seed in SEEDS:
                 pair = []
                 for kind in ("dnc", "linear"):
-                    recipe = load_recipe("digits", [f"head.kind={kind}", f"train.seed={seed}", f"data.split_seed={split}"])
+                    recipe = load_recipe(
+                        "digits",
+                        ["explain.anchor_epochs=0", f"head.kind={kind}", f"train.seed={seed}", f"data.split_seed={split}"],
+                    )
                     pair.append(train(recipe, Path(folder) / f"{kind}-{split}-{seed}")["test"]["accuracy"])
                 pairs.append(pair)
                 print(f"| {split} | {seed} | {pair[0]:.4f} | {pair[1]:.4f} | {100 * (pair[0] - pair[1]):+.2f} |", flush=True)

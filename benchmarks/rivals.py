@@ -32,8 +32,14 @@ READ = {"class means of softmax features": ("softmax layer", "ncm"), "class mean
 FROZEN = {"class means of untrained features": "ncm", "sub-centroids of untrained features": "sub-centroids"}
 RATES = (0.001, 0.003, 0.01)
 LABELS = {
-    "all labels": ["train.test_every=25"],
-    "10 labels a class": ["data.labels_per_class=10", "data.batch_size=32", "train.epochs=150", "train.test_every=150"],
+    "all labels": ["train.test_every=25", "explain.anchor_epochs=0"],
+    "10 labels a class": [
+        "explain.anchor_epochs=0",
+        "data.labels_per_class=10",
+        "data.batch_size=32",
+        "train.epochs=150",
+        "train.test_every=150",
+    ],
 }
 
 

@@ -8,6 +8,8 @@ from otcluster.dnc.classifier import Classifier as Classifier
 from otcluster.dnc.evaluation import evaluate as evaluate
 from otcluster.dnc.explaining.decision import Explanation as Explanation
 from otcluster.dnc.explaining.decision import explain as explain
+from otcluster.dnc.explaining.measures import Measures as Measures
+from otcluster.dnc.explaining.measures import measure as measure
 from otcluster.dnc.explaining.overview import Overview as Overview
 from otcluster.dnc.explaining.overview import overview as overview
 from otcluster.dnc.explaining.report.work import report as report

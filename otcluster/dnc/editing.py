@@ -97,6 +97,7 @@ def remove_class(run: LoadedRun, name: str, out: str | Path) -> LoadedRun:
         typical.indices[kept],
         [typical.names[at] for at in kept.tolist()],
         torch.cat([typical.sizes[:label], typical.sizes[label + 1 :]]),
+        typical.anchors[kept],
     )
     return _write(run, files, shown)
 
@@ -134,6 +135,7 @@ def _with_class(run: LoadedRun, typical: TypicalImages, features: Tensor, names:
         torch.cat([typical.indices, torch.full_like(new.indices, -1)]),
         [*typical.names, *new.names],
         torch.cat([nn.functional.pad(typical.sizes, (0, more)), new.sizes[-1:]]),
+        torch.cat([typical.anchors, new.anchors]),
     )
 
 

@@ -175,6 +175,36 @@ class DNCHead(nn.Module):
         return nn.functional.normalize(points, dim=-1) if self.store.metric == "cosine" else points
 
     @torch.no_grad()
+    def place(self, which: Tensor, features: Tensor) -> None:
+        """Put sub-centroids where features lie. Their classes count as started.
+
+        Args:
+            which: Which of them, booleans (n_classes, n_subcentroids); those that a class does not have cannot be chosen.
+            features: A feature for each, class by class, (m, dim).
+
+        Raises:
+            ValueError: The shapes do not fit, or a chosen one is not there.
+
+        Example:
+            >>> import torch
+            >>> head = DNCHead(2, n_classes=1, n_subcentroids=2)
+            >>> head.place(torch.tensor([[False, True]]), torch.tensor([[0.0, 2.0]]))
+            >>> head.subcentroids[0, 1]
+            tensor([0., 1.])
+        """
+        self._check_shape(features)
+        which = which.to(self.subcentroids.device)
+        if which.shape != self.store.is_open.shape or int(which.sum()) != len(features):
+            raise ValueError(
+                f"which must be booleans of shape {tuple(self.store.is_open.shape)} with {len(features)} of them True, one for "
+                f"each feature, got shape {tuple(which.shape)} with {int(which.sum())}"
+            )
+        if bool((which & ~self.store.is_open).any()):
+            raise ValueError("which must choose among the sub-centroids that classes have (store.is_open), and chooses others")
+        self.store.centroids[which] = self._points(features.to(self.subcentroids.device))
+        self.store.started |= which.any(dim=1)
+
+    @torch.no_grad()
     def observe(self, features: Tensor, labels: Tensor, *, reducer: TorchReducer | None = None) -> None:
         """Cluster the features with those remembered, inside each class, and move the sub-centroids.
 

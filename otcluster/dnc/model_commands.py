@@ -10,6 +10,7 @@ import typer
 
 from otcluster.dnc.editing import add_class, remove_class
 from otcluster.dnc.explaining.decision import explain, subcentroid_names
+from otcluster.dnc.explaining.measures import measure
 from otcluster.dnc.explaining.overview import overview
 from otcluster.dnc.explaining.report.work import make_report
 from otcluster.dnc.exporting import export
@@ -87,6 +88,9 @@ def explain_command(
     ] = None,
     invert: Invert = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with cosines and heat maps.")] = False,
+    measured: Annotated[
+        bool, typer.Option("--measure", help="Also measure, on the test images, how true its explanations are.")
+    ] = False,
 ) -> None:
     """Say what a model has learnt; or, of pictures, why each is of its class."""
 
@@ -100,17 +104,20 @@ def explain_command(
         loaded = load_run(run, data_dir=data)
         try:
             if out is not None:
-                _report(loaded, out, given, invert)
+                _report(loaded, out, given, invert, measured)
+            elif given:
+                _explain_images(loaded, given, invert, as_json)
             else:
-                _explain_images(loaded, given, invert, as_json) if given else _explain_model(loaded, as_json)
+                _explain_model(loaded, as_json, measured)
         except (TypeError, ValueError) as error:  # of the head: nothing of this run can be explained
             raise RunError(str(error)) from None
 
     guarded(action)
 
 
-def _report(run: LoadedRun, out: Path, images: list[str], invert: bool) -> None:
-    made = make_report(run, out, images=images, invert=invert, progress=lambda text: typer.echo(text, err=True))
+def _report(run: LoadedRun, out: Path, images: list[str], invert: bool, measured: bool) -> None:
+    found = measure(run) if measured else None
+    made = make_report(run, out, images=images, invert=invert, measures=found, progress=lambda text: typer.echo(text, err=True))
     for each in made.content["broken"]:
         typer.echo(f"error: {each['error']}", err=True)
     typer.echo(f"{len(made.content['explained'])} images explained, {made.page.stat().st_size / 1e6:.1f} MB, in {made.page}")
@@ -118,10 +125,11 @@ def _report(run: LoadedRun, out: Path, images: list[str], invert: bool) -> None:
     _count_failed(len(made.content["broken"]), len(images))
 
 
-def _explain_model(run: LoadedRun, as_json: bool) -> None:
-    found = overview(run)
+def _explain_model(run: LoadedRun, as_json: bool, measured: bool) -> None:
+    found, true = overview(run), measure(run) if measured else None
     if as_json:
-        typer.echo(json.dumps(found.as_dict(), ensure_ascii=False))
+        plain = found.as_dict() | ({} if true is None else {"measures": true.as_dict()})
+        typer.echo(json.dumps(plain, ensure_ascii=False))
         return
     for each in found.subcentroids:
         typer.echo(
@@ -134,6 +142,8 @@ def _explain_model(run: LoadedRun, as_json: bool) -> None:
         typer.echo(f"duplicates: {found.name(pair.first)} and {found.name(pair.second)}, cosine {pair.cosine:.4f}")
     for place in found.dead:
         typer.echo(f"dead: {found.name(place)}, of hardly any training image the nearest")
+    for line in [] if true is None else true.lines():
+        typer.echo(line)
 
 
 def _explain_images(run: LoadedRun, images: list[str], invert: bool, as_json: bool) -> None:

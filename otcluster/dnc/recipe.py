@@ -140,8 +140,9 @@ class TrainConfig:
 
 @dataclass
 class ExplainConfig:
-    """What is kept of the training images to show with a decision."""
+    """What explains decisions: in how many of the last epochs sub-centroids are images, and how many images are kept."""
 
+    anchor_epochs: int | None = None
     images_per_subcentroid: int = 50
 
 
@@ -165,6 +166,13 @@ class Recipe:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     explain: ExplainConfig = field(default_factory=ExplainConfig)
+
+    @property
+    def anchor_epochs(self) -> int:
+        """In how many of the last epochs each sub-centroid is the feature of a training image: a tenth, unless it says so."""
+        if self.head.kind != "dnc":
+            return 0
+        return self.train.epochs // 10 if self.explain.anchor_epochs is None else self.explain.anchor_epochs
 
     def to_yaml(self) -> str:
         """The recipe as YAML."""

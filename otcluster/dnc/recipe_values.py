@@ -113,6 +113,7 @@ def check_values(recipe: Recipe) -> None:
         raise RecipeError("head.kind=knn needs a memory (memory.capacity of at least 1) and head.metric=cosine (or null)")
     if recipe.solver.tol is not None and not recipe.solver.tol >= 0:
         raise RecipeError(f"solver.tol must be null or not negative, got {recipe.solver.tol}")
+    _check_anchors(recipe)
     growth = recipe.growth
     if growth.kind != "none":
         if recipe.head.kind != "dnc":
@@ -122,6 +123,17 @@ def check_values(recipe: Recipe) -> None:
                 f"head.n_subcentroids, the number that classes start with, must lie from growth.k_min={growth.k_min} to "
                 f"growth.k_max={growth.k_max}, got {recipe.head.n_subcentroids}"
             )
+
+
+def _check_anchors(recipe: Recipe) -> None:
+    anchored = recipe.explain.anchor_epochs
+    if anchored is not None and not 0 <= anchored < recipe.train.epochs:
+        raise RecipeError(
+            "explain.anchor_epochs must be null (a tenth of the epochs) or lie from 0 to less than "
+            f"train.epochs={recipe.train.epochs}, got {anchored}: sub-centroids are found before they become images"
+        )
+    if anchored and recipe.head.kind != "dnc":
+        raise RecipeError(f"explain.anchor_epochs is for head.kind=dnc, got head.kind={recipe.head.kind}: leave it out")
 
 
 def _check_images(data: DataConfig) -> None:

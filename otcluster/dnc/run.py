@@ -127,8 +127,9 @@ def _essence(recipe: Recipe) -> dict[str, Any]:
     data = replace(recipe.data, dir=usual.dir, workers=usual.workers, broken=usual.broken, in_memory=usual.in_memory)
     loop = replace(recipe.train, checkpoint_steps=TrainConfig().checkpoint_steps, timeout=TrainConfig().timeout, shares=None)
     backbone = replace(recipe.backbone, init_from=None)  # the digest of its weights is compared
+    explain = ExplainConfig(anchor_epochs=recipe.anchor_epochs)
     return asdict(
-        replace(recipe, name="", description="", data=data, head=head, backbone=backbone, train=loop, explain=ExplainConfig())
+        replace(recipe, name="", description="", data=data, head=head, backbone=backbone, train=loop, explain=explain)
     )
 
 

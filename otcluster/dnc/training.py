@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from otcluster.dnc.anchoring import Anchors, choose_anchors, tie
 from otcluster.dnc.averaging import WeightAverage
 from otcluster.dnc.baselines import SimCLRHead
 from otcluster.dnc.checkpoint import load_checkpoint, save_checkpoint
@@ -19,23 +19,21 @@ from otcluster.dnc.classifier import Classifier, build_classifier
 from otcluster.dnc.conversion import Conversion, blank, mixing
 from otcluster.dnc.counts import check_counts, warn_of_late_classes
 from otcluster.dnc.data import ImageData, Split, epoch_batches, load_batches, load_data, seed_of
-from otcluster.dnc.distinctness import numbers_found, of_images, of_usage
+from otcluster.dnc.distinctness import numbers_found, of_usage
 from otcluster.dnc.errors import DataError
 from otcluster.dnc.evaluation import Evaluation, evaluate
-from otcluster.dnc.figures import draw_curves, draw_subcentroids
 from otcluster.dnc.head import DNCHead
 from otcluster.dnc.optimizers import build_optimizer
 from otcluster.dnc.progress import Progress, Silent
 from otcluster.dnc.ranks import Ranks, connected, quick_convolutions
-from otcluster.dnc.readouts import readout_metrics, usual_readouts
 from otcluster.dnc.recipe import Recipe, at_folder, init_from_run
+from otcluster.dnc.results import write_metrics, write_pictures
 from otcluster.dnc.run import RunFiles, restore
 from otcluster.dnc.schedules import learning_rate
 from otcluster.dnc.stopwatch import StepWatch, Times
 from otcluster.dnc.transfer import begin_with, starting_point
-from otcluster.dnc.typical import find_typical
 from otcluster.runs.errors import RunError
-from otcluster.runs.files import write_table, write_text
+from otcluster.runs.files import write_table
 from otcluster.runs.interruption import Interrupted, caught_signals
 
 _State = tuple[dict[str, torch.Tensor], dict[str, Any]]
@@ -56,6 +54,8 @@ class _Loop:
     step_seconds: float = 0.0
     observe_seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
+    anchors: Anchors | None = None
+    anchored: dict[str, float] | None = None
 
 
 def train(
@@ -69,7 +69,7 @@ def train(
         recipe: What to train, from :func:`otcluster.dnc.load_recipe`.
         out: Directory of the run: new, empty, or of the same recipe. Keys that do not decide what is learnt may differ
             (``data.dir``, ``data.workers``, ``data.broken``, ``train.checkpoint_steps``, ``train.timeout``, ``train.shares``,
-            ``explain.*``), and so may the number of processes.
+            ``explain.images_per_subcentroid``), and so may the number of processes.
         init_from: Directory of a run with whose weights the backbone begins, all of them; kept as ``backbone.init_from``, with
             their digest. Default: as the recipe says.
         progress: What to tell, and whom. Default: nobody.
@@ -225,6 +225,8 @@ class _Training:
 
     def _epoch(self) -> None:
         loop, recipe = self.loop, self.recipe
+        if (is_anchored := loop.epoch >= recipe.train.epochs - recipe.anchor_epochs) and not loop.batch:
+            self._anchor()
         self.model.train().backbone.train(not recipe.backbone.frozen)
         todo = self._batches(loop.epoch)[loop.batch :]
         convert = Conversion(recipe.data, augment=True)
@@ -245,6 +247,8 @@ class _Training:
                 loop.step, recipe.train.epochs * self.batches_per_epoch, loop.epoch + 1, recipe.train.epochs,
                 loss=loop.loss_sum / max(loop.seen, 1), accuracy=loop.right / max(loop.seen, 1),
             )  # fmt: skip
+            if is_anchored and loop.batch == self.batches_per_epoch:
+                self._tie(self.judged)  # before anything is saved that could be the last
             due = loop.step % recipe.train.checkpoint_steps == 0 and loop.batch < self.batches_per_epoch
             signum = self._signal()  # looked at once: a signal that comes while we save is for the next step
             if due or signum:
@@ -257,7 +261,7 @@ class _Training:
             warn_of_late_classes(self.model.head, self.data.classes)
         last = loop.epoch == recipe.train.epochs - 1
         due = last or (loop.epoch + 1) % recipe.train.test_every == 0
-        test = self._evaluate(self.data.test).metrics(self.data.classes)["accuracy"] if due else None
+        test = self._test_accuracy() if due else None
         row = {
             "epoch": loop.epoch + 1,
             "step": loop.step,
@@ -273,6 +277,30 @@ class _Training:
         loop.epoch, loop.batch, loop.loss_sum, loop.right, loop.seen = loop.epoch + 1, 0, 0.0, 0, 0
         self._write_history()
         self.progress.epoch(row, recipe.train.epochs)
+
+    def _anchor(self) -> None:
+        """Let sub-centroids be images from here on, and no longer move by themselves."""
+        loop = self.loop
+        if loop.anchors is None:
+            before = self._test_accuracy()
+            judged, data = self.judged, self.recipe.data
+            loop.anchors = choose_anchors(judged, self.data.train, data, self.ranks, self._heed_signals)
+            self._tie(judged)
+            loop.anchored = {"before": before, "tied": self._test_accuracy()}
+            self.progress.note(
+                f"each sub-centroid is a training image from epoch {loop.epoch + 1} on: test accuracy {before:.4f} before, "
+                f"{loop.anchored['tied']:.4f} then"
+            )
+        if self.average is not None:  # what is trained sees images otherwise than what is judged
+            self._tie(self.model)
+
+    def _tie(self, model: Classifier) -> None:
+        self.ranks.share_buffers(model.backbone)
+        tie(model, self.loop.anchors or [], self.data.train, self.recipe.data, self.ranks)
+
+    def _test_accuracy(self) -> float:
+        found = self._evaluate(self.data.test)  # of all images on the first rank alone
+        return self.ranks.from_first(lambda: found.metrics(self.data.classes)["accuracy"])
 
     def _evaluate(self, split: Split) -> Evaluation:
         self.ranks.share_buffers(self.model.backbone)
@@ -323,8 +351,9 @@ class _Training:
             self.setup_optimizer.zero_grad()
             self.fabric.backward(loss * (ranks.n / n))  # gradients are averaged over the ranks, and the loss over the images
             self.setup_optimizer.step()
-        with self.watch.part(loop.step):
-            self.model.head.observe(features.detach(), hard, reducer=ranks.reducer)
+        if loop.anchors is None:
+            with self.watch.part(loop.step):
+                self.model.head.observe(features.detach(), hard, reducer=ranks.reducer)
         if self.average is not None:
             self.average.update(self.model.backbone)
         loop.loss_sum += total
@@ -355,38 +384,13 @@ class _Training:
         data = self.data
         test = self._evaluate(data.test)
         train = self._evaluate(data.train)
-        subcentroids = self.ranks.from_first(lambda: self._write_pictures(train))
+        judged, recipe, files, history = self.judged, self.recipe, self.files, self.loop.history
+        anchors, share = self.loop.anchors, self.watch.times.share
+        subcentroids = self.ranks.from_first(lambda: write_pictures(recipe, files, data, judged, train, history, anchors))
         self._heed_signals()
-        return self.ranks.from_first(lambda: self._write_metrics(train, test, subcentroids))
-
-    def _write_pictures(self, train: Evaluation) -> dict[str, float | None] | None:
-        """Draw, and say of the sub-centroids, if there are any, how they share the training images."""
-        recipe, data = self.recipe, self.data
-        typical = find_typical(self.judged, train, data.train, len(data.classes), recipe.explain.images_per_subcentroid)
-        typical.save(self.files)
-        draw_curves(self.loop.history, self.files.curves, recipe.name)
-        if not isinstance(self.model.head, DNCHead):
-            return None
-        draw_subcentroids(typical, data.train, data.classes, self.files.subcentroids)
-        return of_images(self.model.head, typical.sizes)
-
-    def _write_metrics(
-        self, train: Evaluation, test: Evaluation, subcentroids: dict[str, float | None] | None
-    ) -> dict[str, Any]:
-        recipe, share = self.recipe, self.watch.times.share
-        metrics: dict[str, Any] = {
-            "test": test.metrics(self.data.classes),
-            "seconds": round(self.loop.seconds + time.perf_counter() - self.started, 3),
-            "recipe": recipe.name,
-            "head": recipe.head.kind,
-            "epochs": recipe.train.epochs,
-            "steps": self.loop.step,
-        }
-        if names := usual_readouts(recipe):
-            metrics["readouts"] = readout_metrics(recipe, names, train, test, self.data.classes)
-        if subcentroids is not None:
-            metrics |= {"subcentroids": subcentroids, "dnc_share": None if share is None else round(share, 4)}
-        if (n_open := numbers_found(self.model.head)) is not None:
-            metrics["n_subcentroids"] = dict(zip(self.data.classes, n_open, strict=True))
-        write_text(self.files.metrics, json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
-        return metrics
+        return self.ranks.from_first(
+            lambda: write_metrics(
+                recipe, files, data, judged, train, test, subcentroids=subcentroids, anchored=self.loop.anchored,
+                seconds=self.loop.seconds + time.perf_counter() - self.started, steps=self.loop.step, dnc_share=share,
+            )
+        )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +31,7 @@ class TypicalImages:
         indices: Which training image each is, (m,).
         names: Their names.
         sizes: How many training images each sub-centroid owns, (n_classes, n_subcentroids).
+        anchors: Which sub-centroid of its class each image is itself, (m,); -1 for those that are none.
     """
 
     features: Tensor
@@ -38,10 +40,16 @@ class TypicalImages:
     indices: Tensor
     names: list[str]
     sizes: Tensor
+    anchors: Tensor
 
     def of(self, label: int, subcentroid: int) -> Tensor:
         """Positions of the images of one sub-centroid, the nearest first."""
         return torch.nonzero((self.classes == label) & (self.subcentroids == subcentroid)).flatten()
+
+    def anchor(self, label: int, subcentroid: int) -> int | None:
+        """Position of the image that a sub-centroid is; None where it is none."""
+        found = torch.nonzero((self.classes == label) & (self.anchors == subcentroid)).flatten()
+        return int(found[0]) if len(found) else None
 
     def save(self, files: RunFiles) -> None:
         """Write the images to the run, whole or not at all."""
@@ -51,6 +59,7 @@ class TypicalImages:
             "subcentroids": self.subcentroids,
             "indices": self.indices,
             "sizes": self.sizes,
+            "anchors": self.anchors,
         }
         with replaced(files.index) as temporary:
             temporary.write_bytes(save({name: value.contiguous() for name, value in tensors.items()}))
@@ -77,10 +86,13 @@ class TypicalImages:
             ) from None
 
 
-def find_typical(model: Classifier, train: Evaluation, split: Split, n_classes: int, each: int) -> TypicalImages:
+def find_typical(
+    model: Classifier, train: Evaluation, split: Split, n_classes: int, each: int, anchors: Sequence[Sequence[int]] = ()
+) -> TypicalImages:
     """Keep, of each sub-centroid, the ``each`` training images of its class that are nearest to it and no other.
 
-    Where the head has no sub-centroids, the mean direction of each class stands for it.
+    Where the head has no sub-centroids, the mean direction of each class stands for it. ``anchors`` are the images that
+    sub-centroids are, class by class, -1 where they are none; all of them are kept.
     """
     unit = nn.functional.normalize(train.features.float(), dim=-1)
     own = own_similarities(model, train, n_classes)
@@ -91,7 +103,11 @@ def find_typical(model: Classifier, train: Evaluation, split: Split, n_classes: 
     order = order[torch.argsort(owner[order], stable=True)]
     sizes = torch.bincount(owner, minlength=n_classes * k)
     rank = torch.arange(len(order)) - (sizes.cumsum(0) - sizes)[owner[order]]
-    kept = order[rank < each]
+    itself = torch.full((len(train.indices),), -1)
+    for label, images in enumerate(anchors):
+        for subcentroid, image in enumerate(images):
+            itself[(train.indices == image) & (train.labels == label)] = subcentroid
+    kept = order[(rank < each) | (itself[order] >= 0)]
     indices = train.indices[kept]
     return TypicalImages(
         unit[kept],
@@ -100,6 +116,7 @@ def find_typical(model: Classifier, train: Evaluation, split: Split, n_classes: 
         indices,
         [split.names[index] for index in indices.tolist()],
         sizes.view(n_classes, k),
+        itself[kept],
     )
 
 

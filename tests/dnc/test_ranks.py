@@ -39,7 +39,11 @@ CHANGES = [
 ]  # fmt: skip
 SHARES = "train.shares=[3,1]"
 PLAIN = ["backbone.name=test_vit", "train.precision=64-true", "optim.name=sgd", "optim.lr=0.01"]
-RIVALS = {"simclr": ["head.kind=simclr", "data.augment=crop", *PLAIN], "knn": ["head.kind=knn", *PLAIN]}
+OTHERS = {
+    "simclr": ["head.kind=simclr", "data.augment=crop", *PLAIN],
+    "knn": ["head.kind=knn", *PLAIN],
+    "anchored": ["train.epochs=2", "explain.anchor_epochs=1", *PLAIN],
+}
 STOPPED, KILLED, TIMEOUT = 7, 23, 45
 
 
@@ -48,7 +52,7 @@ def work(folder):
     torch.set_num_threads(1)
     rank = int(os.environ["RANK"])
     found = {"broken": on_broken_images(folder, rank)}
-    for name, changes in RIVALS.items():
+    for name, changes in OTHERS.items():
         train(small(folder / f"{rank}", *changes, "data.broken=skip", "train.accelerator=cpu", SHARES), folder / name)
     observe, steps = DNCHead.observe, []
 
@@ -174,10 +178,11 @@ def test_under_torchrun_with_shards_of_3_to_1_the_run_ends_with_the_centroids_of
 
 
 @gloo
-@pytest.mark.parametrize("name", RIVALS)
-def test_rivals_on_two_ranks_end_as_in_one_process(ranks, tmp_path, name):
-    train(small(ranks / "0", *RIVALS[name], "data.broken=skip", "train.accelerator=cpu"), tmp_path / "run")
-    one, many = (load_file(each / "checkpoints" / "step-3" / "model.safetensors") for each in (tmp_path / "run", ranks / name))
+@pytest.mark.parametrize("name", OTHERS)
+def test_others_on_two_ranks_end_as_in_one_process(ranks, tmp_path, name):
+    metrics = train(small(ranks / "0", *OTHERS[name], "data.broken=skip", "train.accelerator=cpu"), tmp_path / "run")
+    last = f"step-{metrics['steps']}"
+    one, many = (load_file(each / "checkpoints" / last / "model.safetensors") for each in (tmp_path / "run", ranks / name))
     for key, value in one.items():
         torch.testing.assert_close(many[key], value, rtol=0, atol=1e-8, msg=key)
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from otcluster.dnc import DNCHead, evaluate, explain, load_recipe, load_run, overview, report, train
+from otcluster.dnc import DNCHead, evaluate, explain, load_recipe, load_run, measure, overview, report, train
 from otcluster.dnc.commands import app
 from otcluster.dnc.editing import add_class, remove_class
 from otcluster.dnc.evaluation import Evaluation
@@ -146,6 +146,28 @@ def test_dead_and_duplicate_subcentroids_are_flagged(small_run, tmp_path):
     )
     first, second = page.text.split("Stands for the same as ")[1:3]  # of cat #1 and of cat #2
     assert (first.split(".")[0], second.split(".")[0]) == ("cat #2", "cat #1")
+
+
+def test_a_run_whose_subcentroids_are_images_says_so_and_whether_its_explanations_are_true(small_run, tmp_path):
+    changes = ["train.epochs=2", "explain.anchor_epochs=1", "data.image_size=64", "head.n_subcentroids=2"]
+    train(small(small_run / "images", *changes), tmp_path / "run")
+    run = load_run(tmp_path / "run")
+    measures = measure(run, n_images=4)
+    page, said = read(report(run, tmp_path / "report", n_test=4, measures=measures))
+    anchors = {each.name: each.anchor for each in overview(run).subcentroids}
+    assert None not in anchors.values()
+    text = re.sub(r"\s+", " ", page.text)
+    for each in said["explained"]:
+        assert (each["image"], each["is_image"]) == (anchors[each["subcentroid"]], True)
+        assert f"It won: {each['subcentroid']} , which is {each['image']}" in re.sub(r"\s+,", " ,", text.replace(",", " ,"))
+    assert all(f"It is {name}." in text for name in anchors.values())
+    rows = {row["name"]: row["value"] for table in said["facts"] for row in table["rows"]}
+    assert rows["Anchored"] == "6"
+    assert rows["After anchoring"] == f"{said['test']['accuracy']:.2%}"
+    assert rows["Fidelity"] == "100.0%"
+    assert rows["Deletion, random"] == f"{measures.fading.deletion_random:.3f}"
+    assert "Are these explanations true?" in text
+    assert all(f"{name} {value}" in text for name, value in rows.items())
 
 
 def test_a_report_is_whole_by_itself(made):

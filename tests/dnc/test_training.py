@@ -78,6 +78,8 @@ def weights(run):
 def test_the_digits_are_learnt_and_everything_is_left_behind(digits_run):
     metrics = json.loads((digits_run / "metrics.json").read_text())
     assert metrics["test"]["accuracy"] >= 0.985
+    assert metrics["anchoring"]["epochs"] == 2
+    assert metrics["anchoring"]["after"] >= metrics["anchoring"]["before"] - 0.005
     assert set(metrics["test"]["per_class"]) == set("0123456789")
     assert metrics["seconds"] > 0
     names = {path.name for path in digits_run.iterdir()}
@@ -97,7 +99,10 @@ def test_the_digits_are_learnt_and_everything_is_left_behind(digits_run):
 def test_killed_at_three_random_steps_and_resumed_ends_equal_to_the_byte(tmp_path):
     whole, out = tmp_path / "whole", tmp_path / "run"
     steps_per_epoch, epochs = 22, 4
-    changes = [f"train.epochs={epochs}", "growth.kind=evidence", "growth.warmup=20", "growth.every=5", "head.n_subcentroids=2"]
+    changes = [
+        f"train.epochs={epochs}", "growth.kind=evidence", "growth.warmup=20", "growth.every=5", "head.n_subcentroids=2",
+        "explain.anchor_epochs=1",
+    ]  # fmt: skip
     rng = random.Random(int(time.time()))  # a new place each time: whatever the step, it must hold
     at = sorted(rng.sample([step for step in range(1, steps_per_epoch * epochs) if step % steps_per_epoch], 3))
     for step in (*at, None):

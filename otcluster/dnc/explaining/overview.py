@@ -28,6 +28,7 @@ class SubCentroid:
         typical: The nearest of these images, the nearest first, by name.
         reach: The lowest cosine to it, in [-1, 1], at which no sub-centroid of another class can be nearer: half the way to the
             nearest of them. None where there is no other class.
+        anchor: The training image that it is, by name; None where it is none.
     """
 
     place: Place
@@ -36,6 +37,7 @@ class SubCentroid:
     share: float
     typical: tuple[str, ...]
     reach: float | None
+    anchor: str | None
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class Overview:
                     "size": each.size,
                     "share": each.share,
                     "reach": each.reach,
+                    "anchor": each.anchor,
                     "typical": list(each.typical),
                 }
                 for each in self.subcentroids
@@ -159,6 +162,7 @@ def overview(
                 share=size / max(int(per_class[label]), 1),
                 typical=tuple(typical.names[image] for image in images),
                 reach=None if bool(same[row].all()) else float(foreign[row].cos()),
+                anchor=None if (image := typical.anchor(label, at)) is None else typical.names[image],
             )
         )
     upper = torch.ones_like(same).triu(1)

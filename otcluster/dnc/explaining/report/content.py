@@ -12,7 +12,8 @@ from otcluster.dnc.evaluation import Evaluation
 from otcluster.dnc.explaining.decision import Explanation
 from otcluster.dnc.explaining.overview import Overview
 from otcluster.dnc.explaining.report.choosing import Chosen
-from otcluster.dnc.run import LoadedRun
+from otcluster.dnc.explaining.report.facts import Facts
+from otcluster.dnc.explaining.rule import Place
 
 FORMAT = "otcluster report 1"
 """What ``report.json`` begins with: by it a folder is known to be a report."""
@@ -22,38 +23,21 @@ _COSINES = 500  # sub-centroids, up to which all cosines between them are told
 
 
 @dataclass(frozen=True)
-class Facts:
-    """Some numbers with what they mean, which the page shows as a table with a heading of its own.
-
-    Attributes:
-        title: The heading.
-        text: What the numbers are of, in a sentence or two.
-        rows: (name, value, meaning) each; the meaning may be empty.
-    """
-
-    title: str
-    text: str
-    rows: tuple[tuple[str, str, str], ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        rows = [{"name": name, "value": value, "meaning": meaning} for name, value, meaning in self.rows]
-        return {"title": self.title, "text": self.text, "rows": rows}
-
-
-@dataclass(frozen=True)
 class Names:
     """What is called how.
 
     Attributes:
         classes: Names of the classes.
         subcentroids: Names of the sub-centroids, class by class; of those that a class does not have, empty.
-        stands_for: Of each sub-centroid that is the nearest of a training image, the nearest of these, by name.
+        images: Of each sub-centroid the training image that it is; or else the nearest of those that it is the nearest of, by
+            name. Without it where there is none.
+        anchored: Those that are images.
     """
 
     classes: tuple[str, ...]
     subcentroids: list[list[str]]
-    stands_for: dict[tuple[int, int], str]
+    images: dict[Place, str]
+    anchored: frozenset[Place]
 
     @classmethod
     def of(cls, found: Overview) -> Names:
@@ -62,14 +46,21 @@ class Names:
         names = [["" for _ in range(k)] for _ in found.classes]
         for each in found.subcentroids:
             names[each.place[0]][each.place[1]] = each.name
-        return cls(found.classes, names, {each.place: each.typical[0] for each in found.subcentroids if each.typical})
+        shown = {each.place: each.anchor or next(iter(each.typical), None) for each in found.subcentroids}
+        return cls(
+            found.classes,
+            names,
+            {place: image for place, image in shown.items() if image is not None},
+            frozenset(each.place for each in found.subcentroids if each.anchor is not None),
+        )
 
     def subcentroid(self, label: int, at: int) -> dict[str, Any]:
-        """A sub-centroid, its class, and the training image that shows what it is like; None where it has none."""
+        """A sub-centroid, its class, and the training image that it is or that shows what it is like; None for none."""
         return {
             "class": self.classes[label],
             "subcentroid": self.subcentroids[label][at],
-            "image": self.stands_for.get((label, at)),
+            "image": self.images.get((label, at)),
+            "is_image": (label, at) in self.anchored,
         }
 
 
@@ -90,26 +81,6 @@ def tested(found: Evaluation, classes: Sequence[str], left_out: int) -> dict[str
         "accuracy": float((found.predictions == found.labels).double().mean()) if len(found.labels) else None,
         "confusion": [[0] * n for _ in range(n)] if confusion is None else confusion.tolist(),
     }
-
-
-def described(run: LoadedRun, found: Overview, test: dict[str, Any]) -> Facts:
-    """The model in short."""
-    accuracy = "no test images" if test["accuracy"] is None else f"{test['accuracy']:.2%} of {test['images']:,}"
-    flawed = f"{len(found.dead)} dead, {len(found.duplicates)} pairs of duplicates"
-    return Facts(
-        "The model",
-        f"An image is of the class of its nearest sub-centroid: the model compares the image with each of the "
-        f"{len(found.subcentroids):,} sub-centroids, by the cosine of the angle between their features, and takes the class of "
-        "the most similar. A sub-centroid is the average direction of training images of its class; the images nearest to it "
-        "show what it stands for.",
-        (
-            ("Run", str(run.files.root.name or run.files.root), ""),
-            ("Recipe", run.recipe.name, run.recipe.description),
-            ("Classes", f"{len(found.classes):,}", ""),
-            ("Test accuracy", accuracy, "test images whose class is the predicted one"),
-            ("Sub-centroids", f"{len(found.subcentroids):,}", flawed),
-        ),
-    )
 
 
 def explained(found: Explanation, names: Names, *, group: str, name: str, true: int | None, file: str) -> dict[str, Any]:

@@ -121,6 +121,11 @@ def heat_words(heat: Sequence[Sequence[float]]) -> dict[str, Any]:
     }
 
 
+def shown_of(anchor: str | None, typical: Sequence[str]) -> list[str]:
+    """The images by which a sub-centroid is shown: the one that it is, and those nearest to it."""
+    return list(dict.fromkeys([*([] if anchor is None else [anchor]), *typical]))
+
+
 def _gallery(model: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The sub-centroids, class by class, each with what is odd about it."""
     twins: dict[str, list[str]] = {}
@@ -130,6 +135,7 @@ def _gallery(model: Mapping[str, Any]) -> list[dict[str, Any]]:
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in model["classes"]}
     for at, each in enumerate(model["subcentroids"]):
         own = {**each, "id": f"subcentroid-{at}", "dead": each["name"] in model["dead"], "twins": twins.get(each["name"], [])}
+        own["shown"] = shown_of(each["anchor"], each["typical"])
         found[each["class"]].append(own)
     return [{"name": name, "subcentroids": own} for name, own in found.items()]
 

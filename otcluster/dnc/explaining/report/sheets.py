@@ -11,6 +11,7 @@ import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
 from otcluster.dnc.explaining.overview import Overview
+from otcluster.dnc.explaining.report.page import shown_of
 from otcluster.dnc.explaining.report.pictures import png_bytes
 
 _PANEL, _CELL, _THUMB, _IN_CELL = 192, 36, 32, 5
@@ -38,7 +39,8 @@ def draw_card(entry: dict[str, Any], panels: Panels, training: _Read) -> bytes:
     ]
     for each in (entry, second):
         if each is not None and each["image"] is not None:
-            shown.append((f"{each['subcentroid']} stands for images like this", training(each["image"])))
+            what = "is this image" if each["is_image"] else "stands for images like this"
+            shown.append((f"{each['subcentroid']} {what}", training(each["image"])))
     font, width = _font(13), _PANELS * (_PANEL + _MARGIN) + _MARGIN
     truth = "" if entry["true"] is None else f", and is {entry['true']}"
     lines = _wrapped(f"{entry['name']}: said to be {entry['class']} ({entry['share']:.1%}){truth}", 130)
@@ -80,7 +82,7 @@ def draw_gallery(found: Overview, training: _Read) -> bytes:
         left, top = _MARGIN + column * cell[0], _MARGIN + _LINE + row * cell[1]
         label = _wrapped(f"{each.name}: {each.size} ({each.share:.0%})", 30)[0]
         draw.text((left, top + 2), label, fill="black", font=font)
-        for place, name in enumerate(each.typical[:_IN_CELL]):
+        for place, name in enumerate(shown_of(each.anchor, each.typical)[:_IN_CELL]):
             _paste(sheet, draw, training(name), (left + place * _CELL, top + _LINE), _THUMB)
     return png_bytes(sheet)
 

@@ -15,12 +15,14 @@ from otcluster.dnc.data import ImageData, Split
 from otcluster.dnc.errors import DataError
 from otcluster.dnc.evaluation import evaluate
 from otcluster.dnc.explaining.decision import Explanation, explain
+from otcluster.dnc.explaining.measures import Measures
 from otcluster.dnc.explaining.overview import Overview, overview
 from otcluster.dnc.explaining.report.choosing import Chosen, choose
-from otcluster.dnc.explaining.report.content import Names, content, described, explained, tested
+from otcluster.dnc.explaining.report.content import Names, content, explained, tested
+from otcluster.dnc.explaining.report.facts import described, truths
 from otcluster.dnc.explaining.report.figures import draw_confusion, draw_map, draw_similarity
 from otcluster.dnc.explaining.report.folder import check_folder, file_name, write
-from otcluster.dnc.explaining.report.page import PagePictures, Shown, render
+from otcluster.dnc.explaining.report.page import PagePictures, Shown, render, shown_of
 from otcluster.dnc.explaining.report.pictures import Picture, TrainingPictures, as_seen, data_uri, on_page, overlay, reduced
 from otcluster.dnc.explaining.report.sheets import Panels, draw_card, draw_gallery
 from otcluster.dnc.prediction import read_picture
@@ -62,6 +64,7 @@ def report(
     images: Sequence[str | Path] | None = None,
     invert: bool = False,
     n_test: int | None = None,
+    measures: Measures | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
     """Write what a model has learnt and why it decides as it does: a page that needs nothing else, and the same as data.
@@ -77,6 +80,7 @@ def report(
         invert: Swap dark and light of these files first, as for prediction.
         n_test: How many misclassified test images to explain, at most, and a quarter as many of the closest calls and of the
             surest each. Default: 24, or none where ``images`` are given.
+        measures: From :func:`otcluster.dnc.measure`, to be told of too.
         progress: Is told in words what is being done.
 
     Returns:
@@ -98,7 +102,7 @@ def report(
         ...     page.name, sorted(each.name for each in page.parent.glob("*.png"))[:2]
         ('index.html', ['confusion.png', 'explained-001-digit-...png'])
     """
-    return make_report(run, out, images=images, invert=invert, n_test=n_test, progress=progress).page
+    return make_report(run, out, images=images, invert=invert, n_test=n_test, measures=measures, progress=progress).page
 
 
 def make_report(
@@ -108,6 +112,7 @@ def make_report(
     images: Sequence[str | Path] | None = None,
     invert: bool = False,
     n_test: int | None = None,
+    measures: Measures | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Made:
     """What :func:`report` does, and what the report says."""
@@ -149,7 +154,7 @@ def make_report(
     }
     thumbnails, large = _of_training(found, said, training)
     whole = content(
-        [described(run, found, test)],
+        [described(run, found, test), *([] if measures is None else [truths(measures)])],
         found,
         test,
         chosen,
@@ -213,7 +218,7 @@ def _of_training(
     found: Overview, said: list[dict[str, Any]], training: TrainingPictures
 ) -> tuple[dict[str, Picture | None], dict[str, Picture | None]]:
     """All training images that the page shows, small, and those that it shows large; None for those that cannot be read."""
-    typical = [name for each in found.subcentroids for name in each.typical]
+    typical = [name for each in found.subcentroids for name in shown_of(each.anchor, each.typical)]
     nearest = [near["name"] for each in said for near in each["nearest"]]
     decided = [
         one["image"] for each in said for one in (each, each["runner_up"]) if one is not None and one["image"] is not None
