@@ -1,4 +1,4 @@
-# Two commands matter: `make demo` trains the digits, `make test` checks everything. Both install what they need, once.
+# Two commands matter: `make demo` trains the digits and explains them, `make test` checks everything. Both install what they need, once.
 
 PYTHON ?= python3
 VENV := .venv
@@ -12,6 +12,7 @@ BENCH := $(VENV)/.installed-bench
 
 demo: $(DEMO)
 	$(BIN)/otcluster dnc train digits --out runs/digits
+	$(BIN)/otcluster dnc explain runs/digits --out runs/digits/report
 
 test: $(DEV)
 	$(BIN)/ruff check .

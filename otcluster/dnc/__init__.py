@@ -42,6 +42,7 @@ _ON_USE = {
     "predict": "otcluster.dnc.prediction",
     "Verdict": "otcluster.dnc.unknown.calibration",
     "out_of_distribution": "otcluster.dnc.unknown.measures",
+    "report": "otcluster.dnc.explaining.report.work",
     "train": "otcluster.dnc.training",
 }
 
@@ -85,6 +86,7 @@ __all__ = [
     "overview",
     "predict",
     "replace_classifier",
+    "report",
     "train",
 ]
 

@@ -12,6 +12,7 @@ from otcluster.dnc.explaining.measures import Measures as Measures
 from otcluster.dnc.explaining.measures import measure as measure
 from otcluster.dnc.explaining.overview import Overview as Overview
 from otcluster.dnc.explaining.overview import overview as overview
+from otcluster.dnc.explaining.report.work import report as report
 from otcluster.dnc.exporting import export as export
 from otcluster.dnc.growth import Evidence as Evidence
 from otcluster.dnc.head import DNCHead as DNCHead

@@ -12,6 +12,7 @@ from otcluster.dnc.editing import add_class, remove_class
 from otcluster.dnc.explaining.decision import explain
 from otcluster.dnc.explaining.measures import measure
 from otcluster.dnc.explaining.overview import overview
+from otcluster.dnc.explaining.report.work import make_report
 from otcluster.dnc.exporting import export
 from otcluster.dnc.prediction import read_picture
 from otcluster.dnc.run import LoadedRun, load_run
@@ -79,6 +80,13 @@ def remove_class_command(
 def explain_command(
     run: RunFolder,
     images: Annotated[list[str] | None, typer.Argument(metavar="[IMAGES]...", help="Image files.")] = None,
+    more: Annotated[list[str] | None, typer.Option("--images", metavar="FILE", help="The same. May be repeated.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="REPORT", help="Write a page to look at, pictures and data to this folder.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="DIR", help="With --out: folder where the images of the run lie now.")
+    ] = None,
     invert: Invert = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with cosines and heat maps.")] = False,
     measured: Annotated[
@@ -89,13 +97,33 @@ def explain_command(
 
     def action() -> None:
         need_one_process("explain")
-        loaded = load_run(run)
+        given = [*(more or []), *(images or [])]
+        if out is not None and as_json:
+            raise RunError("--json prints, and --out writes the same as report.json: pass one of them")
+        if out is None and data is not None:
+            raise RunError("--data says where a report finds the images of the run: pass --out with it")
+        loaded = load_run(run, data_dir=data)
         try:
-            _explain_images(loaded, images, invert, as_json) if images else _explain_model(loaded, as_json, measured)
+            if out is not None:
+                _report(loaded, out, given, invert, measured)
+            elif given:
+                _explain_images(loaded, given, invert, as_json)
+            else:
+                _explain_model(loaded, as_json, measured)
         except (TypeError, ValueError) as error:  # of the head: nothing of this run can be explained
             raise RunError(str(error)) from None
 
     guarded(action)
+
+
+def _report(run: LoadedRun, out: Path, images: list[str], invert: bool, measured: bool) -> None:
+    found = measure(run) if measured else None
+    made = make_report(run, out, images=images, invert=invert, measures=found, progress=lambda text: typer.echo(text, err=True))
+    for each in made.content["broken"]:
+        typer.echo(f"error: {each['error']}", err=True)
+    typer.echo(f"{len(made.content['explained'])} images explained, {made.page.stat().st_size / 1e6:.1f} MB, in {made.page}")
+    typer.echo(made.page.absolute().as_uri())
+    _count_failed(len(made.content["broken"]), len(images))
 
 
 def _explain_model(run: LoadedRun, as_json: bool, measured: bool) -> None:
@@ -142,5 +170,9 @@ def _explain_images(run: LoadedRun, images: list[str], invert: bool, as_json: bo
             typer.echo(f"  next: {name}, cosine {second.cosine:.3f}, which lost by {second.lost_by:.3f}")
         near = ", ".join(f"{each['name']} of {each['class']} ({each['cosine']:.2f})" for each in plain["nearest"])
         typer.echo(f"  most like: {near or 'no training image'}")
-    if failed := len(images) - len(read):
-        raise RunError(f"{failed} of {len(images)} images could not be explained")
+    _count_failed(len(images) - len(read), len(images))
+
+
+def _count_failed(failed: int, n: int) -> None:
+    if failed:
+        raise RunError(f"{failed} of {n} images could not be explained")

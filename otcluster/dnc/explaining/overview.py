@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from otcluster.dnc.classes import need_subcentroids
+from otcluster.dnc.explaining.map import angle_map
 from otcluster.dnc.explaining.rule import Place
 from otcluster.dnc.run import LoadedRun
 from otcluster.dnc.typical import TypicalImages
@@ -55,6 +56,9 @@ class Overview:
         classes: Names of the classes.
         subcentroids: All that there are, class by class.
         cosines: Between them, in this order, (m, m).
+        map: Where each lies on a plane on which distances are near angles, in radians, (m, 2).
+        map_kept: How much of the angles the plane keeps: the correlation of distances with them, at most 1; None where there is
+            nothing to correlate.
         confusable: Pairs of different classes, the most alike first.
         duplicates: Pairs of one class that stand for the same, the most alike first.
         dead: Sub-centroids that hardly any training image of their class is nearest to.
@@ -63,6 +67,8 @@ class Overview:
     classes: tuple[str, ...]
     subcentroids: tuple[SubCentroid, ...]
     cosines: Tensor
+    map: Tensor
+    map_kept: float | None
     confusable: tuple[Pair, ...]
     duplicates: tuple[Pair, ...]
     dead: tuple[Place, ...]
@@ -92,6 +98,8 @@ class Overview:
                 for each in self.subcentroids
             ],
             "cosines": self.cosines.tolist(),
+            "map": self.map.tolist(),
+            "map_kept": self.map_kept,
             "confusable": named(self.confusable),
             "duplicates": named(self.duplicates),
             "dead": [self.name(place) for place in self.dead],
@@ -157,10 +165,13 @@ def overview(
             )
         )
     upper = torch.ones_like(same).triu(1)
+    on_plane, kept = angle_map(cosines)
     return Overview(
         classes=tuple(run.classes),
         subcentroids=tuple(found),
         cosines=cosines,
+        map=on_plane,
+        map_kept=kept,
         confusable=_pairs(cosines, upper & ~same, places)[:n_pairs],
         duplicates=_pairs(cosines, upper & same & (cosines > duplicate), places),
         dead=tuple(each.place for each in found if int(per_class[each.place[0]]) and each.share < dead),
