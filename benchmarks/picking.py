@@ -72,7 +72,7 @@ def main(roots: list[str]) -> None:
         for seed in range(len(roots) or SEEDS):
             place = Path(folder) / str(seed)
             if not roots:
-                train(load_recipe("digits", [f"train.seed={seed}"]), place / "run")
+                train(load_recipe("digits", [f"train.seed={seed}", "explain.anchor_epochs=0"]), place / "run")
             run = load_run(roots[seed] if roots else place / "run")
             test = evaluate(run.model, run.load_test(), run.recipe.data)
             changed = {what: edit(run, edits, place / what) for what, edits in cases(run).items()}

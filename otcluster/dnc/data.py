@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -142,10 +142,14 @@ def load_test(config: DataConfig, classes: list[str]) -> Split:
         classes: Those of the model, in its order.
 
     Raises:
-        DataError: There is no such folder, or it holds a class that the model has not.
+        DataError: There is no such folder, or it holds a class that the model has not. (Of the digits, which nobody can take
+            away, those are left out.)
     """
     if config.kind == "digits":
-        return _digits(config).test
+        digits = _digits(config)
+        places = {name: label for label, name in enumerate(classes)}
+        labels = torch.tensor([places.get(digits.classes[label], -1) for label in digits.test.labels.tolist()])
+        return replace(digits.test, labels=labels).subset(torch.nonzero(labels >= 0).flatten().tolist())
     root = _root(config)
     if (known := official_folder(root)) is not None:
         return _official_split(known, root, classes, "the model", train=False)

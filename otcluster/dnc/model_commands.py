@@ -102,6 +102,8 @@ def explain_command(
             raise RunError("--json prints, and --out writes the same as report.json: pass one of them")
         if out is None and data is not None:
             raise RunError("--data says where a report finds the images of the run: pass --out with it")
+        if out is None and given and measured:
+            raise RunError("--measure is of the model: leave the images out, or pass --out with them")
         loaded = load_run(run, data_dir=data)
         try:
             if out is not None:

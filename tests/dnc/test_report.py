@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from otcluster.dnc import DNCHead, evaluate, explain, load_recipe, load_run, measure, overview, report, train
+from otcluster.dnc import DNCHead, calibrate, evaluate, explain, load_recipe, load_run, measure, overview, report, train
 from otcluster.dnc.commands import app
 from otcluster.dnc.editing import add_class, remove_class
 from otcluster.dnc.evaluation import Evaluation
@@ -117,7 +117,8 @@ def test_the_page_says_what_the_data_say(made, hostile):
         assert len(page.of("article")) == len(said["explained"])
         for each in said["model"]["subcentroids"]:
             assert each["name"] in text
-            assert f"{each['size']} training images, {each['share']:.1%} of the class; reach {each['reach']:.3f}." in text
+            images = "1 training image" if each["size"] == 1 else f"{each['size']} training images"
+            assert f"{images}, {each['share']:.1%} of the class; reach {each['reach']:.3f}." in text
             assert all(any(name in (one.get("alt") or "") for one in page.of("img")) for name in each["typical"])
         for each in said["explained"]:
             assert each["rule"] in text
@@ -345,6 +346,22 @@ def test_runs_whose_classes_were_changed_have_reports(small_run, tmp_path):
     assert "4 test images are of classes that the model does not know" in page.text
     assert data["unreadable"] == []
     assert all(each["true"] != "dog" for each in data["explained"])
+
+
+def test_of_a_calibrated_run_it_says_what_the_model_does_not_know(small_run, tmp_path):
+    shutil.copytree(small_run / "run", tmp_path / "run")
+    page, data = read(report(load_run(tmp_path / "run"), tmp_path / "report", n_test=12))
+    assert {each["known"] for each in data["explained"]} == {None}
+    assert "I do not know" not in page.text
+    run = load_run(tmp_path / "run")
+    calibrate(run, keep=0.5).save(run.files)
+    page, data = read(report(run, tmp_path / "report", n_test=12))
+    unknown = [each for each in data["explained"] if each["known"] is False]
+    assert unknown
+    assert page.text.count("I do not know") == len(unknown)
+    assert all(each["verdict"].startswith("cosine ") and each["verdict"] in page.text for each in unknown)
+    assert "When it does not know" in page.text
+    assert [each["title"] for each in data["facts"]] == ["The model", "When it does not know"]
 
 
 def test_all_kinds_of_failures_are_chosen_before_two_of_one_kind():

@@ -29,6 +29,7 @@ from otcluster.dnc.ablations.variants import vary
 from otcluster.dnc.classes import append_class, counts_of, drop_class, give_places
 from otcluster.dnc.commands import app
 from otcluster.dnc.data import load_data
+from otcluster.dnc.editing import remove_class
 from otcluster.dnc.errors import RecipeError
 from otcluster.dnc.transfer import digest, starting_point
 from otcluster.dnc.typical import TypicalImages
@@ -364,3 +365,15 @@ def test_a_digit_that_was_left_out_is_added_with_nine_tenths_of_what_training_wi
     assert len(right) == 359
     assert float(right.mean()) >= 0.9 * trained["accuracy"]
     assert float(right[found.labels == label].mean()) >= 0.9 * trained["per_class"][str(LEFT_OUT)]
+
+
+def test_digits_that_were_removed_are_left_out_of_the_test_and_the_others_keep_their_names(tmp_path):
+    train(load_recipe("digits", ["train.epochs=1", "data.image_size=8"]), tmp_path / "run")
+    less = remove_class(load_run(tmp_path / "run"), "3", tmp_path / "less")
+    whole, test = load_run(tmp_path / "run").load_test(), less.load_test()
+    kept = [name for name, label in zip(whole.names, whole.labels.tolist(), strict=True) if label != 3]
+    assert test.names == kept
+    assert [less.classes[label] for label in test.labels.tolist()] == [
+        str(label) for label in whole.labels.tolist() if label != 3
+    ]
+    assert evaluate(less.model, test, less.recipe.data).metrics(less.classes)["images"] == len(kept)

@@ -110,6 +110,8 @@ def explained(found: Explanation, names: Names, *, group: str, name: str, true: 
         **names.subcentroid(found.label, found.subcentroid),
         "cosine": first.cosine,
         "share": first.share,
+        "known": found.known,
+        "verdict": None if found.verdict is None else found.verdict.text(),
         "rule": found.rule.text(names.classes[found.label], names.subcentroids),
         "runner_up": ranked[1] if len(ranked) > 1 else None,
         "classes": ranked[:_CLASSES],

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from otcluster.dnc.explaining.measures import Measures
 from otcluster.dnc.explaining.overview import Overview
 from otcluster.dnc.run import LoadedRun
+from otcluster.dnc.unknown.calibration import Calibration
 
 
 @dataclass(frozen=True)
@@ -100,5 +102,23 @@ def truths(found: Measures) -> Facts:
     return Facts("Are these explanations true?", f"Measured on {found.n_images:,} test images.", tuple(rows))
 
 
+def doubts(found: Calibration) -> Facts:
+    """From where on the model does not know."""
+    rest = f"of the {found.n_reported:,} others"
+    rows = (
+        ("Temperature", _said(found.temperature), "what logits are divided with to make shares"),
+        ("Threshold", _said(found.threshold), f"{found.score} from which on an image is known, to keep {found.keep:.0%}"),
+        ("Kept", f"{found.kept:.1%}", f"{rest}, the part that is known"),
+        ("Accuracy", f"{found.accuracy:.2%}", f"{rest}, all"),
+        ("Accuracy, kept", "none is" if found.accuracy_kept is None else f"{found.accuracy_kept:.2%}", f"{rest}, those known"),
+        ("Calibration error", f"{found.ece_before:.4f}, {found.ece_after:.4f}", f"{rest}, before and at the temperature"),
+    )
+    text = (
+        f"Found on {found.n_held_out:,} held-out images: shares on this page are at the temperature, and of an image below the "
+        "threshold the model says that it does not know it."
+    )
+    return Facts("When it does not know", text, rows)
+
+
 def _said(value: float | None) -> str:
-    return "none" if value is None else f"{value:.3f}"
+    return "none" if value is None or not math.isfinite(value) else f"{value:.3f}"

@@ -44,6 +44,7 @@ def draw_card(entry: dict[str, Any], panels: Panels, training: _Read) -> bytes:
     font, width = _font(13), _PANELS * (_PANEL + _MARGIN) + _MARGIN
     truth = "" if entry["true"] is None else f", and is {entry['true']}"
     lines = _wrapped(f"{entry['name']}: said to be {entry['class']} ({entry['share']:.1%}){truth}", 130)
+    lines += [] if entry["known"] in (None, True) else _wrapped(f"I do not know, {entry['verdict']}", 130)
     lines += _wrapped(entry["rule"], 130)
     if second is not None:
         lines += _wrapped(f"next: {second['subcentroid']}, which lost by {second['lost_by']:.3f}", 130)

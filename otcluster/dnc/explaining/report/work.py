@@ -19,7 +19,7 @@ from otcluster.dnc.explaining.measures import Measures
 from otcluster.dnc.explaining.overview import Overview, overview
 from otcluster.dnc.explaining.report.choosing import Chosen, choose
 from otcluster.dnc.explaining.report.content import Names, content, explained, tested
-from otcluster.dnc.explaining.report.facts import described, truths
+from otcluster.dnc.explaining.report.facts import described, doubts, truths
 from otcluster.dnc.explaining.report.figures import draw_confusion, draw_map, draw_similarity
 from otcluster.dnc.explaining.report.folder import check_folder, file_name, write
 from otcluster.dnc.explaining.report.page import PagePictures, Shown, render, shown_of
@@ -28,6 +28,7 @@ from otcluster.dnc.explaining.report.sheets import Panels, draw_card, draw_galle
 from otcluster.dnc.prediction import read_picture
 from otcluster.dnc.run import LoadedRun
 from otcluster.dnc.typical import TypicalImages
+from otcluster.dnc.unknown.calibration import Calibration
 
 _TYPICAL, _ALL_TYPICAL = 5, 2000  # images of a sub-centroid, and of all of them
 _FAILURES = 24
@@ -145,6 +146,9 @@ def make_report(
         heats = [None if each is None else on_page(each) for each in panels[1:]]
         shown.append(Shown(on_page(panels[0]), *heats))
         said.append(entry)
+    facts, calibration = [described(run, found, test)], Calibration.load(run)
+    facts += [] if measures is None else [truths(measures)]
+    facts += [] if calibration is None else [doubts(calibration)]
     say("drawing")
     files |= {
         "gallery.png": draw_gallery(found, training),
@@ -154,7 +158,7 @@ def make_report(
     }
     thumbnails, large = _of_training(found, said, training)
     whole = content(
-        [described(run, found, test), *([] if measures is None else [truths(measures)])],
+        facts,
         found,
         test,
         chosen,
