@@ -12,7 +12,7 @@ BENCH := $(VENV)/.installed-bench
 
 demo: $(DEMO)
 	$(BIN)/otcluster dnc train digits --out runs/digits
-	$(BIN)/otcluster dnc explain runs/digits --out runs/digits/report
+	$(BIN)/otcluster dnc explain runs/digits --measure --out runs/digits/report
 
 test: $(DEV)
 	$(BIN)/ruff check .

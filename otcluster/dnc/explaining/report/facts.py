@@ -57,7 +57,13 @@ def described(run: LoadedRun, found: Overview, test: dict[str, Any]) -> Facts:
     tied = run.files.read_metrics().get("anchoring") if run.files.metrics.is_file() else None
     if tied is not None:
         steps = f"{tied['before']:.2%} before, {tied['tied']:.2%} when tied"
-        rows.append(("After anchoring", f"{tied['after']:.2%}", f"test accuracy: {steps}, and {tied['epochs']} epochs later"))
+        rows.append(
+            (
+                "After anchoring",
+                f"{tied['after']:.2%}",
+                f"test accuracy: {steps}, and {tied['epochs']} {'epoch' if tied['epochs'] == 1 else 'epochs'} later",
+            )
+        )
     return Facts(
         "The model",
         f"An image is of the class of its nearest sub-centroid: the model compares the image with each of the {m:,} "
