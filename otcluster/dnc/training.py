@@ -9,28 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from otcluster.dnc.anchoring import Anchors, choose_anchors, tie
 from otcluster.dnc.averaging import WeightAverage
-from otcluster.dnc.baselines import SimCLRHead
 from otcluster.dnc.checkpoint import load_checkpoint, save_checkpoint
-from otcluster.dnc.classifier import Classifier, build_classifier
-from otcluster.dnc.conversion import Conversion, blank, mixing
-from otcluster.dnc.counts import check_counts, warn_of_late_classes
-from otcluster.dnc.data import ImageData, Split, epoch_batches, load_batches, load_data, seed_of
+from otcluster.dnc.classifier import Classifier
+from otcluster.dnc.counts import warn_of_late_classes
+from otcluster.dnc.data import epoch_batches, seed_of
 from otcluster.dnc.distinctness import numbers_found, of_usage
-from otcluster.dnc.errors import DataError
-from otcluster.dnc.evaluation import Evaluation, evaluate
 from otcluster.dnc.head import DNCHead
 from otcluster.dnc.optimizers import build_optimizer
 from otcluster.dnc.progress import Progress, Silent
 from otcluster.dnc.ranks import Ranks, connected, quick_convolutions
 from otcluster.dnc.recipe import Recipe, at_folder, init_from_run
-from otcluster.dnc.results import write_metrics, write_pictures
 from otcluster.dnc.run import RunFiles, restore
 from otcluster.dnc.schedules import learning_rate
 from otcluster.dnc.stopwatch import StepWatch, Times
+from otcluster.dnc.tasks import Ended, ImageTask, Task
 from otcluster.dnc.transfer import begin_with, starting_point
 from otcluster.runs.errors import RunError
 from otcluster.runs.files import write_table
@@ -106,54 +101,39 @@ def train(
 def _train(given: Recipe, files: RunFiles, progress: Progress, ranks: Ranks) -> dict[str, Any]:
     recipe, first = ranks.together(lambda: starting_point(given))
     ranks.check_same("recipes", replace(recipe, data=replace(recipe.data, dir=None)).to_yaml())
-    data = ranks.together(lambda: _data(recipe))
-    ranks.check_same("images", data.fingerprint)
-    metrics, state = ranks.from_first(lambda: _found(recipe, files, data))
+    task = ranks.together(lambda: ImageTask(recipe))
+    ranks.check_same("images", task.data.fingerprint)
+    metrics, state = ranks.from_first(lambda: _found(recipe, files, task.data.fingerprint))
     if metrics is not None:
         progress.note(f"{files.root} is finished: nothing to train")
         return metrics
     with torch.random.fork_rng():
-        model = ranks.together(lambda: build_classifier(recipe, len(data.classes), data.class_sizes))
+        model = ranks.together(task.build)
         if state is None and recipe.backbone.init_from is not None:
             ranks.together(lambda: begin_with(model, recipe, first))
             progress.note(f"the backbone begins with all {len(first or ())} tensors of {recipe.backbone.init_from}")
-        training = _Training(recipe, files, data, progress, ranks, model)
+        training = _Training(recipe, files, task, progress, ranks, model)
         if state is not None:
             ranks.together(lambda: training.restore(*state))
         ranks.from_first(lambda: files.claim(recipe))  # only now: what cannot start leaves the directory to another recipe
         return training.run()
 
 
-def _data(recipe: Recipe) -> ImageData:
-    """The images of a recipe.
-
-    Raises:
-        DataError: There are too few.
-    """
-    data = load_data(recipe.data)
-    check_counts(recipe, data, torch.ones(len(data.train), dtype=torch.bool), "training images")
-    if not len(data.test):
-        raise DataError("there are no test images: add some to test/, or more to each class")
-    return data
-
-
-def _found(recipe: Recipe, files: RunFiles, data: ImageData) -> tuple[dict[str, Any] | None, _State | None]:
+def _found(recipe: Recipe, files: RunFiles, fingerprint: str) -> tuple[dict[str, Any] | None, _State | None]:
     """What an earlier call left: the result, if it came to an end, and the last checkpoint."""
     files.check(recipe)
     state = load_checkpoint(files.checkpoints)
-    if state is not None and state[1]["images"] != data.fingerprint:
+    if state is not None and state[1]["images"] != fingerprint:
         raise RunError(f"{files.root} was trained on other images than these: choose another --out")
     return (files.read_metrics(), None) if files.metrics.is_file() else (None, state)
 
 
 class _Training:
-    def __init__(
-        self, recipe: Recipe, files: RunFiles, data: ImageData, progress: Progress, ranks: Ranks, model: Classifier
-    ) -> None:
-        self.recipe, self.files, self.data, self.progress, self.ranks = recipe, files, data, progress, ranks
-        self.fabric, self.model = ranks.fabric, model
-        self.layout = torch.channels_last if recipe.train.channels_last else torch.contiguous_format
-        self.model.backbone.to(memory_format=self.layout)
+    def __init__(self, recipe: Recipe, files: RunFiles, task: Task, progress: Progress, ranks: Ranks, model: Any) -> None:
+        self.recipe, self.files, self.task, self.progress, self.ranks = recipe, files, task, progress, ranks
+        self.fabric, self.model, self.data = ranks.fabric, model, task.data
+        layout = torch.channels_last if recipe.train.channels_last else torch.contiguous_format
+        self.model.backbone.to(memory_format=layout)
         self.optimizer = build_optimizer(recipe.optim, self.model)
         self.loop = _Loop()
         self.batches_per_epoch = len(self._batches(0))
@@ -166,8 +146,6 @@ class _Training:
             double = recipe.train.precision == "64-true"
             self.module = self.fabric.to_device(self.model.double() if double else self.model)
         self.average = WeightAverage(self.model.backbone, recipe.train.ema) if recipe.train.ema else None
-        self.mix = mixing(recipe.data, len(data.classes))
-        self.views = 2 if isinstance(model.head, SimCLRHead) else 1
         self.watch = StepWatch(self.fabric.device, Times())
         self.started = time.perf_counter()
 
@@ -229,18 +207,15 @@ class _Training:
             self._anchor()
         self.model.train().backbone.train(not recipe.backbone.frozen)
         todo = self._batches(loop.epoch)[loop.batch :]
-        convert = Conversion(recipe.data, augment=True)
         own = [self.ranks.part(batch) for batch in todo]
-        batches = load_batches(
-            self.data.train, convert, recipe.data, own, seed=recipe.train.seed, epoch=loop.epoch, views=self.views
-        )
+        batches = self.task.batches(own, loop.epoch)
         for whole, asked, (images, labels, indices) in zip(todo, own, self.ranks.each(batches), strict=True):
             n = int(self.ranks.total(len(labels))[0])
             if n < len(whole):
                 self._note_unreadable(set(asked) - set(indices.tolist()))
             if n > 1:  # statistics of a batch need two; fewer are left of it only where images are broken
                 with self.watch.whole(loop.step):
-                    self._step(self.fabric.to_device(images), self.fabric.to_device(labels), n)
+                    self._step(self.fabric.to_device(images), self.fabric.to_device(labels))
             loop.batch += 1
             loop.step += 1
             self.progress.step(
@@ -261,14 +236,14 @@ class _Training:
             warn_of_late_classes(self.model.head, self.data.classes)
         last = loop.epoch == recipe.train.epochs - 1
         due = last or (loop.epoch + 1) % recipe.train.test_every == 0
-        test = self._test_accuracy() if due else None
+        test = self._test() if due else None
         row = {
             "epoch": loop.epoch + 1,
             "step": loop.step,
             "learning_rate": self._rate(loop.step - 1),
             "train_loss": loop.loss_sum / max(loop.seen, 1),
             "train_accuracy": loop.right / max(loop.seen, 1),
-            "test_accuracy": test,
+            f"test_{self.task.measure}": test,
             **({} if (n_open := numbers_found(self.model.head)) is None else {"subcentroids": sum(n_open) / len(n_open)}),
         }
         if isinstance(self.model.head, DNCHead):
@@ -282,11 +257,11 @@ class _Training:
         """Let sub-centroids be images from here on, and no longer move by themselves."""
         loop = self.loop
         if loop.anchors is None:
-            before = self._test_accuracy()
+            before = self._test()
             judged, data = self.judged, self.recipe.data
             loop.anchors = choose_anchors(judged, self.data.train, data, self.ranks, self._heed_signals)
             self._tie(judged)
-            loop.anchored = {"before": before, "tied": self._test_accuracy()}
+            loop.anchored = {"before": before, "tied": self._test()}
             self.progress.note(
                 f"each sub-centroid is a training image from epoch {loop.epoch + 1} on: test accuracy {before:.4f} before, "
                 f"{loop.anchored['tied']:.4f} then"
@@ -298,21 +273,17 @@ class _Training:
         self.ranks.share_buffers(model.backbone)
         tie(model, self.loop.anchors or [], self.data.train, self.recipe.data, self.ranks)
 
-    def _test_accuracy(self) -> float:
-        found = self._evaluate(self.data.test)  # of all images on the first rank alone
-        return self.ranks.from_first(lambda: found.metrics(self.data.classes)["accuracy"])
-
-    def _evaluate(self, split: Split) -> Evaluation:
+    def _test(self) -> float:
         self.ranks.share_buffers(self.model.backbone)
-        return evaluate(self.judged, split, self.recipe.data, after_batch=self._heed_signals, ranks=self.ranks)
+        return self.task.test(self.judged, self.ranks, self._heed_signals)
 
     @property
-    def judged(self) -> Classifier:
+    def judged(self) -> Any:
         """The model that is evaluated and kept: with the average of the weights, where one is kept."""
         if self.average is None:
             return self.model
         self.ranks.share_buffers(self.average.backbone)
-        return Classifier(self.average.backbone, self.model.head)
+        return self.task.with_backbone(self.model, self.average.backbone)
 
     def _rate(self, step: int) -> float:
         return learning_rate(self.recipe.optim, step, self.batches_per_epoch, self.recipe.train.epochs)
@@ -321,58 +292,33 @@ class _Training:
         self.unreadable.update(*self.ranks.gathered(indices))
         rest = torch.ones(len(self.data.train), dtype=torch.bool)
         rest[sorted(self.unreadable)] = False
-        check_counts(self.recipe, self.data, rest, "training images that can be read")
+        self.task.check(rest, "training images that can be read")
 
-    def _step(self, images: torch.Tensor, labels: torch.Tensor, n: int) -> None:
-        """Learn from a batch of ``n`` images, of which these are here."""
+    def _step(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        """Learn from a batch, of which these images are here."""
         loop, ranks = self.loop, self.ranks
         torch.manual_seed(seed_of(self.recipe.train.seed, 1, loop.step, ranks.rank))
         rate = self._rate(loop.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        if self.mix is not None and len(labels):
-            images, labels = self.mix(images, labels)
-        if self.views > 1 and len(labels):  # all first views, and then all second ones
-            images = images.transpose(0, 1).flatten(0, 1)
-        images = self._two(images).to(next(self.model.parameters()).dtype).contiguous(memory_format=self.layout)
-        with self.fabric.autocast():
-            views = self.module.features(images)[: self.views * len(labels)]
-            features = views[: len(labels)]
-            logits = self.model.head(features)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        loss = self._loss(views, logits, labels)
-        hard = labels if labels.ndim == 1 else labels.argmax(dim=1)
-        right = int((logits.argmax(dim=1) == hard).sum())
-        total, n_right = ranks.total(float(loss.detach()), right)
-        value = total / n
-        if not math.isfinite(value):
-            raise RunError(f"the loss is {value} at step {loop.step + 1}: train with a lower optim.lr, into a new --out")
-        if loss.requires_grad:
+        learnt = self.task.learn(self.module, self.model, images, labels, ranks)
+        total, right, n = ranks.total(float(learnt.loss.detach()), learnt.right, learnt.n)
+        if not math.isfinite(total):
+            raise RunError(f"the loss is {total} at step {loop.step + 1}: train with a lower optim.lr, into a new --out")
+        if learnt.loss.requires_grad:
             self.setup_optimizer.zero_grad()
-            self.fabric.backward(loss * (ranks.n / n))  # gradients are averaged over the ranks, and the loss over the images
+            self.fabric.backward(
+                learnt.loss * (ranks.n / max(n, 1))
+            )  # gradients are averaged over the ranks, the loss over all
             self.setup_optimizer.step()
         if loop.anchors is None:
             with self.watch.part(loop.step):
-                self.model.head.observe(features.detach(), hard, reducer=ranks.reducer)
+                self.task.observe(self.model, learnt, ranks.reducer)
         if self.average is not None:
             self.average.update(self.model.backbone)
         loop.loss_sum += total
-        loop.right += int(n_right)
-        loop.seen += n
-
-    def _loss(self, views: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The loss, summed over the images that are here."""
-        if isinstance(self.model.head, SimCLRHead):
-            return self.model.head.loss(views, reducer=self.ranks.reducer)
-        smoothing = self.recipe.optim.label_smoothing
-        return nn.functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
-
-    def _two(self, images: torch.Tensor) -> torch.Tensor:
-        """At least two images, for statistics; those that a rank has too few of are repeated, or black."""
-        if len(images) > 1:
-            return images
-        config = self.recipe.data
-        return torch.cat([images] * 2) if len(images) else self.fabric.to_device(blank(config)).expand(2, -1, -1, -1)
+        loop.right += int(right)
+        loop.seen += int(n)
 
     def _write_history(self) -> None:
         if not self.loop.history or not self.ranks.is_first:
@@ -380,17 +326,10 @@ class _Training:
         write_table(self.files.history, self.loop.history)
 
     def _finish(self) -> dict[str, Any]:
-        """Everything that follows from the trained model: results and pictures. ``metrics.json`` comes last, as the mark."""
-        data = self.data
-        test = self._evaluate(data.test)
-        train = self._evaluate(data.train)
-        judged, recipe, files, history = self.judged, self.recipe, self.files, self.loop.history
-        anchors, share = self.loop.anchors, self.watch.times.share
-        subcentroids = self.ranks.from_first(lambda: write_pictures(recipe, files, data, judged, train, history, anchors))
-        self._heed_signals()
-        return self.ranks.from_first(
-            lambda: write_metrics(
-                recipe, files, data, judged, train, test, subcentroids=subcentroids, anchored=self.loop.anchored,
-                seconds=self.loop.seconds + time.perf_counter() - self.started, steps=self.loop.step, dnc_share=share,
-            )
-        )  # fmt: skip
+        self.ranks.share_buffers(self.model.backbone)
+        return self.task.finish(self.judged, self.files, self.ranks, self._heed_signals, self._ended)
+
+    def _ended(self) -> Ended:
+        loop, share = self.loop, self.watch.times.share
+        seconds = loop.seconds + time.perf_counter() - self.started
+        return Ended(loop.history, loop.anchors, loop.anchored, seconds, loop.step, share)

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from otcluster.dnc import evaluate, load_run, predict, train, training
+from otcluster.dnc import evaluate, load_run, predict, tasks, train
 from otcluster.dnc.data import load_data
 from otcluster.dnc.errors import DataError, RecipeError
 from otcluster.dnc.figures import draw_curves, draw_subcentroids
@@ -135,7 +135,7 @@ def test_a_signal_after_the_last_step_is_heeded(copy, monkeypatch, call, signum)
         return evaluate(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "evaluate", interrupted)  # of the last epoch, and of both splits when all is done
+        patch.setattr(tasks, "evaluate", interrupted)  # of the last epoch, and of both splits when all is done
         with pytest.raises(Interrupted, match="after step 4; the same command goes on") as stopped:
             train(small(images), out)
     assert stopped.value.exit_code == 128 + signum
