@@ -1,6 +1,6 @@
 """What clustering pixels costs: ``python -m benchmarks.pixels`` prints its share of a training step.
 
-A step is the loss of a batch, its backward pass, a step of SGD, and what the head observes, on generated crops with the sizes of
+A step is the loss of a batch, its backward pass, a step of SGD, and what the head observes, on generated crops of the sizes of
 CamVid at half resolution: 4 x 360 x 480, 11 classes, 10 sub-centroids each. Options: ``--device``, ``--steps``, ``--networks``.
 """
 

@@ -182,7 +182,7 @@ class Segmenter(nn.Module):
 
     @torch.no_grad()
     def observe(self, features: Tensor, labels: Tensor, *, reducer: TorchReducer | None = None) -> None:
-        """Let the head see pixels of the batch: at most ``per_class`` of each class, none of those that are ignored.
+        """Let the head see pixels of the batch, after the backward pass: at most ``per_class`` of each class, none ignored.
 
         What is drawn follows from ``seed``, from how many batches there were, which is a buffer, and from where a pixel
         stands. A batch without labels changes nothing, and a linear head has nothing to see.
