@@ -31,6 +31,7 @@ PAGES = [
     "docs/kmeans.md",
     "docs/metrics.md",
     "docs/numerics.md",
+    "docs/pixels.md",
     "docs/serving.md",
     "docs/solvers.md",
     "docs/stores.md",

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from otcluster.dnc.head import DNCHead
 from otcluster.dnc.scaling import ScoreNorm
 from otcluster.stores.centroids import CentroidStore
-from otcluster.stores.queue import MemoryQueue
+from otcluster.stores.class_queue import ClassQueue
+from otcluster.stores.queue import MemoryQueue, Queue
 
 # A class that training has not drawn together is spread wider, and takes more sub-centroids to describe than the others.
 _TIMES_AS_MANY = 8
@@ -54,6 +55,8 @@ def append_class(head: DNCHead, features: Tensor, n_subcentroids: int | None = N
     _set_store(head, list(range(head.n_classes)), torch.cat([wider, new[None]]))
     head.store.centroids[-1, :k] = alone.subcentroids[0]
     head.store.started[-1] = True
+    if isinstance(head.memory, ClassQueue):
+        head.memory = _refilled(head.memory, head.n_classes, head.memory.features, head.memory.labels)
 
 
 def drop_class(head: DNCHead, label: int) -> None:
@@ -75,8 +78,19 @@ def drop_class(head: DNCHead, label: int) -> None:
     memory = head.memory
     features, labels = memory.features, memory.labels
     left = labels != label
-    head.memory = MemoryQueue(memory.capacity, memory.dim, dtype=memory.stored_features.dtype).to(features.device)
-    head.memory.push(features[left], labels[left] - (labels[left] > label).to(torch.int64))
+    head.memory = _refilled(memory, head.n_classes, features[left], labels[left] - (labels[left] > label).to(torch.int64))
+
+
+def _refilled(memory: Queue, n_classes: int, features: Tensor, labels: Tensor) -> Queue:
+    """A queue like ``memory`` that remembers these; one of classes has for each the room that it had."""
+    kind = memory.stored_features.dtype
+    new: Queue
+    if isinstance(memory, ClassQueue):
+        new = ClassQueue(n_classes * memory.quota, memory.dim, n_classes=n_classes, dtype=kind)
+    else:
+        new = MemoryQueue(memory.room, memory.dim, dtype=kind)
+    new.to(features.device).push(features, labels)
+    return new
 
 
 def counts_of(head: DNCHead) -> list[int]:

@@ -17,7 +17,8 @@ from otcluster.solve import solve
 from otcluster.solvers import LogSinkhorn, Solver
 from otcluster.stores.averaging import Averaging
 from otcluster.stores.centroids import CentroidStore, StoreMetric
-from otcluster.stores.queue import MemoryQueue
+from otcluster.stores.class_queue import ClassQueue
+from otcluster.stores.queue import MemoryQueue, Queue
 
 DEFAULT_SOLVER = LogSinkhorn(epsilon=0.05, max_iter=10, tol=0.01)
 """More than three rounds: with ten modes a class, three leave some modes without a sub-centroid, ten find all of them."""
@@ -40,7 +41,9 @@ class DNCHead(nn.Module):
         momentum: How much of a sub-centroid stays at a step, in [0, 1].
         temperature: What cosines are divided with to make logits. One scale for all classes, so that the predicted class is
             always that of the nearest sub-centroid. Default: 0.1 for cosines, 1 for distances.
-        memory: How many recent features (those of the batch counted) clustering sees; 0 for the batch alone.
+        memory: How many recent features (those of the batch counted) clustering sees; 0 for the batch alone. Or a queue, such
+            as ``ClassQueue(capacity, dim, n_classes=n_classes)``, which remembers as many of a rare class as of others; it
+            becomes part of the head. Of a class that fills its share of it, clustering sees the most recent ones only.
         solver: How features are assigned. Default: :data:`DEFAULT_SOLVER`, up to ten rounds.
         seed: Seed of the start.
         metric: ``"cosine"``, or ``"sqeuclidean"`` for minus half the squared distance of features as they are. The solver sees
@@ -55,7 +58,8 @@ class DNCHead(nn.Module):
 
     Raises:
         TypeError: An argument is of the wrong type.
-        ValueError: A number is out of range, the metric is unknown, or both ``temperature`` and ``scaling`` are given.
+        ValueError: A number is out of range, the metric is unknown, both ``temperature`` and ``scaling`` are given, or the
+            queue is for other features or classes.
 
     Example:
         >>> import torch
@@ -76,7 +80,7 @@ class DNCHead(nn.Module):
         n_subcentroids: int | Sequence[int] = 4,
         momentum: float = 0.999,
         temperature: float | None = None,
-        memory: int = 4096,
+        memory: int | Queue = 4096,
         solver: Solver | None = None,
         seed: int = 0,
         metric: StoreMetric = "cosine",
@@ -106,7 +110,7 @@ class DNCHead(nn.Module):
         self.scaling: nn.Module = FixedTemperature(usual) if scaling is None else scaling
         self.pooling: nn.Module = Largest() if pooling is None else pooling
         self.growing = None if growth is None else Growing(growth, self.store)
-        self.memory = MemoryQueue(memory, dim)
+        self.memory: Queue = self._checked(memory) if isinstance(memory, Queue) else MemoryQueue(memory, dim)
 
     def extra_repr(self) -> str:
         return f"solver={self.solver}"
@@ -168,6 +172,18 @@ class DNCHead(nn.Module):
     def _check_shape(self, features: Tensor) -> None:
         if features.ndim != 2 or features.shape[1] != self.store.dim:
             raise ValueError(f"features must have shape (n, {self.store.dim}), got {tuple(features.shape)}")
+
+    def _checked(self, memory: Queue) -> Queue:
+        if memory.dim != self.store.dim or getattr(memory, "n_classes", self.n_classes) != self.n_classes:
+            raise ValueError(
+                f"memory must be a queue with dim={self.store.dim} (and n_classes={self.n_classes} if it is one of classes), "
+                f"got {memory!r}"
+            )
+        if memory.payload_names:
+            raise ValueError(
+                f"memory must be a queue without payloads, which the head does not have, got {memory.payload_names}"
+            )
+        return memory
 
     def _points(self, features: Tensor) -> Tensor:
         """Features as the sub-centroids are: in their dtype, and of unit length where the metric is of directions."""
@@ -231,8 +247,8 @@ class DNCHead(nn.Module):
                 points, labels = reducer.gather(points), reducer.gather(labels.to(torch.int64))
             # All was looked at: what follows need not wait for the device to look again.
             self.memory.push(points, labels, check_values=False)
-            if len(points) < self.memory.capacity:
-                points, labels = self.memory.features, self.memory.labels
+            if isinstance(self.memory, ClassQueue) or len(points) < self.memory.room:
+                points, labels = self.memory.features.to(points.dtype), self.memory.labels
             if not len(points):
                 return
             if reducer is not None:

@@ -22,7 +22,8 @@ class Largest(nn.Module):
 
     def forward(self, similarities: Tensor) -> Tensor:
         """Scores, (n, n_classes), of similarities (n, n_classes, n_subcentroids)."""
-        return similarities.amax(dim=-1)
+        # With a place, so that nothing of the size of the similarities is kept for the gradient, and but one goes back.
+        return similarities.max(dim=-1).values if similarities.requires_grad else similarities.amax(dim=-1)
 
 
 class Mixture(nn.Module):

@@ -1,0 +1,1 @@
+"""Deep Nearest Centroids for pixels: a pixel is of the class of its nearest sub-centroid."""

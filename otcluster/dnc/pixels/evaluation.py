@@ -1,0 +1,182 @@
+"""How well a segmenter tells the classes of pixels, at the resolution of the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from otcluster.dnc.errors import DataError
+from otcluster.dnc.pixels.conversion import PixelConversion
+from otcluster.dnc.pixels.labels import IGNORE
+from otcluster.dnc.pixels.layouts import PixelSplit
+
+Logits = Callable[[Tensor], Tensor]
+"""From images (n, 3, h, w) to logits (n, n_classes, h, w)."""
+
+
+@dataclass(frozen=True)
+class Inference:
+    """How shares of the classes are found for an image.
+
+    Args:
+        window: (height, width) of windows that slide over the image; None for the whole image at once.
+        stride: (height, width) from one window to the next; default: two thirds of a window.
+        scales: Factors by which the image is resized; what is found is averaged.
+        flip: Whether the mirrored image counts too.
+
+    Raises:
+        ValueError: A number is not positive, or a stride is larger than its window.
+    """
+
+    window: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        if self.window is not None and min(self.window) < 1:
+            raise ValueError(f"window must be positive, got {self.window}")
+        if self.stride is not None and (
+            self.window is None or not all(1 <= s <= w for s, w in zip(self.stride, self.window, strict=True))
+        ):
+            raise ValueError(f"stride must be positive and at most a window, got {self.stride} for window={self.window}")
+        if not self.scales or not all(scale > 0 for scale in self.scales):
+            raise ValueError(f"scales must be positive numbers, at least one, got {self.scales}")
+
+    @torch.no_grad()
+    def shares(self, logits: Logits, image: Tensor, size: tuple[int, int]) -> Tensor:
+        """Softmax shares (n_classes, height, width) at ``size``, of an image (3, h, w).
+
+        Example:
+            >>> image = torch.rand(3, 4, 6)
+            >>> Inference(flip=True).shares(lambda x: x[:, :2], image, (8, 12)).shape
+            torch.Size([2, 8, 12])
+        """
+        total: Any = 0
+        for scale in self.scales:
+            scaled = image[None]
+            if scale != 1:
+                target = [max(1, round(side * scale)) for side in image.shape[1:]]
+                scaled = nn.functional.interpolate(scaled, size=target, mode="bilinear", align_corners=False, antialias=True)
+            for mirrored in (False, True) if self.flip else (False,):
+                given = scaled.flip(-1) if mirrored else scaled
+                found = self._windows(logits, given) if self.window is not None else logits(given)
+                found = nn.functional.interpolate(found.float(), size=size, mode="bilinear", align_corners=False)
+                shares = torch.softmax(found, dim=1)
+                total = total + (shares.flip(-1) if mirrored else shares)
+        return total[0] / (len(self.scales) * (1 + self.flip))
+
+    def _windows(self, logits: Logits, image: Tensor) -> Tensor:
+        """Logits of the whole, each pixel the mean of those of its windows; the last windows end where the image does."""
+        assert self.window is not None
+        stride = self.stride or tuple(max(1, 2 * side // 3) for side in self.window)
+        height, width = image.shape[-2:]
+        below, right = (max(0, side - have) for side, have in zip(self.window, (height, width), strict=True))
+        padded = nn.functional.pad(image, (0, right, 0, below)) if below or right else image
+        ends = [
+            [*range(side, have, step), have] for side, have, step in zip(self.window, padded.shape[-2:], stride, strict=True)
+        ]
+        total: Any = None
+        counts = padded.new_zeros(1, 1, *padded.shape[-2:])
+        for bottom in ends[0]:
+            for end in ends[1]:
+                rows, columns = slice(bottom - self.window[0], bottom), slice(end - self.window[1], end)
+                found = logits(padded[..., rows, columns]).float()
+                if total is None:
+                    total = found.new_zeros(1, found.shape[1], *padded.shape[-2:])
+                total[..., rows, columns] += found
+                counts[..., rows, columns] += 1
+        return (total / counts)[..., :height, :width]
+
+
+@dataclass(frozen=True)
+class PixelEvaluation:
+    """The outcome of :func:`evaluate_pixels`.
+
+    Attributes:
+        confusion: How many pixels of each class (rows) were predicted as each (columns), int64, (n_classes, n_classes).
+        n_images: How many images were read.
+    """
+
+    confusion: Tensor
+    n_images: int
+
+    def metrics(self, classes: Sequence[str]) -> dict[str, Any]:
+        """Mean intersection over union, that of each class, accuracy of pixels, and the mean of the classes' accuracies.
+
+        A class that no pixel is of, neither by its label nor by prediction, has none, and is left out of the mean.
+
+        Example:
+            >>> found = PixelEvaluation(torch.tensor([[3, 1, 0], [1, 3, 0], [0, 0, 0]]), 1).metrics(["sky", "road", "car"])
+            >>> found["mean_iou"], found["per_class"]["car"], found["pixel_accuracy"]
+            (0.6, None, 0.75)
+        """
+        confusion = self.confusion.double()
+        right, true, said = confusion.diag(), confusion.sum(dim=1), confusion.sum(dim=0)
+        union = true + said - right
+        iou = [float(a / b) if b else None for a, b in zip(right, union, strict=True)]
+        recall = [float(a / b) for a, b in zip(right, true, strict=True) if b]
+        known = [value for value in iou if value is not None]
+        return {
+            "mean_iou": round(sum(known) / len(known), 6) if known else None,
+            "per_class": {name: None if value is None else round(value, 6) for name, value in zip(classes, iou, strict=True)},
+            "pixel_accuracy": round(float(right.sum() / true.sum()), 6) if true.sum() else None,
+            "mean_accuracy": round(sum(recall) / len(recall), 6) if recall else None,
+            "images": self.n_images,
+        }
+
+
+def evaluate_pixels(
+    logits: Logits,
+    split: PixelSplit,
+    n_classes: int,
+    convert: PixelConversion,
+    *,
+    inference: Inference | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    broken: str = "refuse",
+    indices: Sequence[int] | None = None,
+    after_image: Callable[[], None] | None = None,
+) -> PixelEvaluation:
+    """Classify the pixels of images, one image after the other, and compare with their labels as they are in the files.
+
+    Args:
+        logits: The model, in evaluation mode.
+        split: The images.
+        n_classes: Number of classes.
+        convert: How images are brought to the model; nothing is varied.
+        inference: How shares are found. Default: of the whole image at once.
+        device, dtype: Of the model.
+        broken: ``"refuse"``, or ``"skip"`` to leave out what cannot be read.
+        indices: Which images. Default: all.
+        after_image: Called after each.
+
+    Raises:
+        DataError: An image or map cannot be read, and is not skipped; or none of several can.
+    """
+    how, matrix = inference or Inference(), MulticlassConfusionMatrix(n_classes, ignore_index=IGNORE)
+    plain, n_images = convert.plain(), 0
+    chosen = range(len(split)) if indices is None else indices
+    for index in chosen:
+        try:
+            picture, labels = split.read(index)
+        except DataError:
+            if broken != "skip":
+                raise
+            continue
+        image = plain.image(picture).to(device, dtype)
+        found = how.shares(logits, image, (labels.shape[0], labels.shape[1])).argmax(dim=0).cpu()
+        matrix.update(found.reshape(1, -1), torch.from_numpy(labels).to(torch.int64).reshape(1, -1))
+        n_images += 1
+        if after_image is not None:
+            after_image()
+    if len(chosen) and not n_images:
+        raise DataError(f"none of {len(chosen)} images can be read, from {split.names[chosen[0]]} on")
+    confusion = matrix.compute() if n_images else torch.zeros(n_classes, n_classes, dtype=torch.int64)
+    return PixelEvaluation(confusion.to(torch.int64), n_images)
