@@ -275,6 +275,15 @@ def test_a_class_that_is_absent_stays_as_it_is():
     assert moved.tolist() == [True, False, True]
 
 
+def test_each_step_draws_other_pixels():
+    images, labels = a_batch()
+    model = Segmenter(patches(), DNCHead(DIM, 3, memory=24), per_class=4)
+    for _ in range(2):
+        model.observe(model.features(images), labels)
+    first, second = model.head.memory.features.split(12)
+    assert not torch.equal(first, second)
+
+
 def test_a_resumed_segmenter_draws_as_one_that_went_on():
     images, labels = a_batch()
     model = Segmenter(patches(), a_head(), per_class=4)

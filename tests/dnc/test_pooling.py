@@ -50,3 +50,12 @@ def test_a_recipe_says_which():
     assert kinds["mixture"].temperature == 0.1
     with pytest.raises(ValueError, match="temperature must be positive"):
         Mixture(0)
+
+
+def test_the_largest_sends_its_gradient_to_one_subcentroid_also_where_two_are_alike():
+    similarities = torch.tensor([[[0.5, 0.5, 0.1], [0.0, 0.2, -torch.inf]]], requires_grad=True)
+    scores = Largest()(similarities)
+    assert torch.equal(scores.detach(), Largest()(similarities.detach()))
+    scores.sum().backward()
+    assert (similarities.grad == 1).sum(dim=2).tolist() == [[1, 1]]
+    assert similarities.grad.sum() == 2
