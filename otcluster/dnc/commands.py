@@ -23,11 +23,12 @@ from otcluster.dnc.model_commands import (
     remove_class_command,
 )
 from otcluster.dnc.picking.command import edit_command
+from otcluster.dnc.pixels.command import evaluate_pixel_run, predict_pixel_run
 from otcluster.dnc.prediction import each_prediction
 from otcluster.dnc.progress import Terminal
 from otcluster.dnc.readouts import READOUT_NAMES, evaluate_readouts, usual_readouts
 from otcluster.dnc.recipe import at_folder, load_recipe, recipe_names
-from otcluster.dnc.run import load_run
+from otcluster.dnc.run import RunFiles, load_run
 from otcluster.dnc.training import train
 from otcluster.dnc.unknown.command import calibrate_command
 from otcluster.runs.errors import RunError
@@ -82,7 +83,9 @@ def train_command(
             step = "" if share is None else f", {share:.1%} of a step for the sub-centroids"
             for name, found in metrics.get("readouts", {}).items():
                 _say(f"test accuracy {found['accuracy']:.4f} by {name} on its features")
-            _say(f"test accuracy {metrics['test']['accuracy']:.4f} after {metrics['seconds']:.0f} s{step}, in {root}")
+            judged = "mean IoU" if chosen.of_pixels else "accuracy"
+            value = metrics["test"]["mean_iou" if chosen.of_pixels else "accuracy"]
+            _say(f"test {judged} {value:.4f} after {metrics['seconds']:.0f} s{step}, in {root}")
 
     guarded(action)
 
@@ -111,6 +114,11 @@ def eval_command(
 
     def action() -> None:
         need_one_process("eval")
+        if RunFiles(run).read_recipe().of_pixels:
+            if features is not None or readouts:
+                raise RunError("--features and --readout are of images with a class each, and this run is of pixels")
+            evaluate_pixel_run(run, data, split)
+            return
         loaded = load_run(run, data_dir=data)
         images = loaded.load_test() if split == "test" else loaded.load_train()
         result = evaluate(loaded.model, images, loaded.recipe.data)
@@ -134,11 +142,24 @@ def predict_command(
     images: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Image files.")],
     invert: Invert = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Of a run of pixels: where maps and overlays are written.")
+    ] = None,
 ) -> None:
-    """Classify pictures: class, share, the sub-centroid that decided and the most similar of its training images."""
+    """Classify pictures: class, share, the sub-centroid that decided and the most similar of its training images.
+
+    Of a run of pixels: a map of classes and an overlay for each picture, in --out.
+    """
 
     def action() -> None:
         need_one_process("predict")
+        if RunFiles(run).read_recipe().of_pixels:
+            if out is None or invert:
+                raise RunError("this run is of pixels: pass --out DIR, for the maps, and leave out --invert")
+            predict_pixel_run(run, images, out, as_json)
+            return
+        if out is not None:
+            raise RunError("--out is for runs of pixels, and this one classifies images as a whole: leave it out")
         loaded = load_run(run)
         if loaded.recipe.data.kind == "digits" and not invert and not as_json:
             typer.echo("the digits are white on black: pass --invert for dark ink on light paper", err=True)

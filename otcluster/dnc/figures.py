@@ -22,8 +22,8 @@ _GAP = 12  # between rows, and between sub-centroids
 _CLASSES_SHOWN = 20
 
 
-def draw_curves(history: list[dict[str, Any]], path: Path, title: str) -> None:
-    """Loss and accuracy against the epoch."""
+def draw_curves(history: list[dict[str, Any]], path: Path, title: str, measure: str = "accuracy") -> None:
+    """Loss and accuracy against the epoch; ``measure`` is that of the test."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     loss, accuracy = figure.subplots(1, 2)
@@ -31,10 +31,10 @@ def draw_curves(history: list[dict[str, Any]], path: Path, title: str) -> None:
     loss.plot(epochs, [row["train_loss"] for row in history], marker="o", markersize=3)
     loss.set_ylabel("training loss (nats)")
     accuracy.plot(epochs, [row["train_accuracy"] for row in history], marker="o", markersize=3, label="training, augmented")
-    tested = [row for row in history if row["test_accuracy"] is not None]
-    where, values = [row["epoch"] for row in tested], [row["test_accuracy"] for row in tested]
-    accuracy.plot(where, values, marker="o", markersize=3, label="test")
-    accuracy.set_ylabel("accuracy")
+    tested = [row for row in history if row[f"test_{measure}"] is not None]
+    where, values = [row["epoch"] for row in tested], [row[f"test_{measure}"] for row in tested]
+    accuracy.plot(where, values, marker="o", markersize=3, label="test" if measure == "accuracy" else f"test, {measure}")
+    accuracy.set_ylabel("accuracy" if measure == "accuracy" else f"accuracy, {measure}")
     accuracy.legend()
     for axes in (loss, accuracy):
         axes.set_xlabel("epoch")

@@ -17,6 +17,7 @@ from otcluster.dnc.scaling import FixedTemperature, LearntTemperature, ScoreNorm
 from otcluster.solvers import LogSinkhorn, Nearest, SinkhornKnopp, Solver
 from otcluster.stores.averaging import Averaging, MomentumMean, SumsAndCounts
 from otcluster.stores.centroids import StoreMetric
+from otcluster.stores.class_queue import ClassQueue
 
 if TYPE_CHECKING:
     from otcluster.dnc.recipe import GrowthConfig, HeadConfig, Recipe, SolverConfig
@@ -55,7 +56,7 @@ def build_head(recipe: Recipe, dim: int, n_classes: int, class_sizes: Sequence[i
         n_classes,
         n_subcentroids=config.n_subcentroids if class_sizes is None else subcentroids_by_class(config, class_sizes),
         momentum=config.momentum,
-        memory=recipe.memory.capacity,
+        memory=_memory(recipe, dim, n_classes),
         solver=build_solver(recipe.solver),
         seed=seed,
         pooling=Mixture(temperature) if config.pooling == "mixture" else Largest(),
@@ -106,6 +107,12 @@ def subcentroids_by_class(config: HeadConfig, class_sizes: Sequence[int]) -> lis
 def build_growth(config: GrowthConfig) -> Evidence | None:
     """How the classes of a recipe find their number of sub-centroids; None where it is given."""
     return None if config.kind == "none" else Evidence(**{each.name: getattr(config, each.name) for each in fields(Evidence)})
+
+
+def _memory(recipe: Recipe, dim: int, n_classes: int) -> int | ClassQueue:
+    """How many features to remember; of pixels as many of each class, for some classes have few."""
+    capacity = recipe.memory.capacity
+    return ClassQueue(capacity, dim, n_classes=n_classes) if recipe.of_pixels and capacity >= n_classes else capacity
 
 
 def build_solver(config: SolverConfig) -> Solver:

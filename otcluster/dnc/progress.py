@@ -63,5 +63,6 @@ class Terminal(BarDisplay):
 
     def epoch(self, row: dict[str, Any], epochs: int) -> None:
         """Print the line of an epoch."""
-        test = "" if row["test_accuracy"] is None else f"  test {row['test_accuracy']:.4f}"
+        [tested] = [value for name, value in row.items() if name.startswith("test_")]
+        test = "" if tested is None else f"  test {tested:.4f}"
         self.note(f"epoch {row['epoch']}/{epochs}  loss {row['train_loss']:.4f}  accuracy {row['train_accuracy']:.4f}{test}")

@@ -147,6 +147,26 @@ class ExplainConfig:
 
 
 @dataclass
+class PixelConfig:
+    """Where every pixel has a class: the network, what it learns from, and how whole images are classified."""
+
+    network: str | None = None
+    dim: int = 256
+    output_stride: int | None = None
+    aux_weight: float = 0.0
+    per_class: int = 512
+    resize: list[int] | None = None
+    crop: list[int] = field(default_factory=lambda: [256, 256])
+    scale: list[float] = field(default_factory=lambda: [0.5, 2.0])
+    jitter: float = 0.0
+    flip: bool = True
+    window: list[int] | None = None
+    stride: list[int] | None = None
+    test_scales: list[float] = field(default_factory=lambda: [1.0])
+    test_flip: bool = False
+
+
+@dataclass
 class Recipe:
     """Everything that decides a run.
 
@@ -166,11 +186,17 @@ class Recipe:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     explain: ExplainConfig = field(default_factory=ExplainConfig)
+    pixels: PixelConfig = field(default_factory=PixelConfig)
+
+    @property
+    def of_pixels(self) -> bool:
+        """Whether every pixel has a class, or each image as a whole."""
+        return self.pixels.network is not None
 
     @property
     def anchor_epochs(self) -> int:
         """In how many of the last epochs each sub-centroid is the feature of a training image: a tenth, unless it says so."""
-        if self.head.kind != "dnc":
+        if self.head.kind != "dnc" or self.of_pixels:
             return 0
         return self.train.epochs // 10 if self.explain.anchor_epochs is None else self.explain.anchor_epochs
 

@@ -10,8 +10,9 @@ from otcluster.dnc.errors import RecipeError
 if TYPE_CHECKING:
     from otcluster.dnc.recipe import DataConfig, Recipe
 
+PIXEL_KINDS = ("pixel-folders", "camvid", "ade20k", "cityscapes")
 _CHOICES = {
-    "data.kind": ("digits", "folder"),
+    "data.kind": ("digits", "folder", *PIXEL_KINDS),
     "data.augment": ("none", "crop", "crop-flip", "resized-crop-flip", "simclr"),
     "data.broken": ("refuse", "skip"),
     "data.channels": (1, 3),
@@ -26,6 +27,8 @@ _CHOICES = {
     "growth.kind": ("none", "evidence"),
     "optim.name": ("sgd", "adamw"),
     "optim.schedule": ("constant", "step", "cosine", "polynomial", "one-cycle"),
+    "pixels.network": (None, "fcn", "deeplabv3", "upernet"),
+    "pixels.output_stride": (None, 8, 16, 32),
     "train.precision": ("32-true", "64-true", "bf16-mixed", "16-mixed"),
     "train.accelerator": ("auto", "cpu", "cuda", "mps"),
 }
@@ -56,6 +59,10 @@ _AT_LEAST = {
     "train.test_every": 1,
     "train.checkpoint_steps": 1,
     "explain.images_per_subcentroid": 1,
+    "pixels.dim": 1,
+    "pixels.aux_weight": 0,
+    "pixels.per_class": 1,
+    "pixels.jitter": 0,
 }
 _SEEDS = ("train.seed", "data.split_seed")
 _SEED_LIMIT = 2**63  # torch takes no larger ones
@@ -114,6 +121,7 @@ def check_values(recipe: Recipe) -> None:
     if recipe.solver.tol is not None and not recipe.solver.tol >= 0:
         raise RecipeError(f"solver.tol must be null or not negative, got {recipe.solver.tol}")
     _check_anchors(recipe)
+    _check_pixels(recipe)
     growth = recipe.growth
     if growth.kind != "none":
         if recipe.head.kind != "dnc":
@@ -134,6 +142,42 @@ def _check_anchors(recipe: Recipe) -> None:
         )
     if anchored and recipe.head.kind != "dnc":
         raise RecipeError(f"explain.anchor_epochs is for head.kind=dnc, got head.kind={recipe.head.kind}: leave it out")
+
+
+def _check_pixels(recipe: Recipe) -> None:
+    data, pixels = recipe.data, recipe.pixels
+    if (data.kind in PIXEL_KINDS) != recipe.of_pixels:
+        raise RecipeError(
+            f"data.kind={data.kind} and pixels.network={pixels.network} do not go together: maps of labels "
+            f"({', '.join(PIXEL_KINDS)}) need a network of pixels, and images with a class each need none"
+        )
+    if not recipe.of_pixels:
+        return
+    if recipe.head.kind not in ("dnc", "linear", "deepncm"):
+        raise RecipeError(f"head.kind must be dnc, linear or deepncm for pixels, got {recipe.head.kind}")
+    needed = {"data.augment": "none", "data.channels": 3, "data.mixup": 0, "data.cutmix": 0, "data.erasing": 0}
+    needed |= {"data.rand_augment": 0, "data.labels_per_class": None, "data.in_memory": False, "backbone.stem": "imagenet"}
+    needed |= {"backbone.init_from": None, "head.allocation": "equal", "optim.label_smoothing": 0, "train.ema": 0}
+    for key, value in needed.items():
+        group, name = key.split(".")
+        if (got := getattr(getattr(recipe, group), name)) != value:
+            said = "null" if value is None else str(value).lower()
+            raise RecipeError(f"{key} must be {said} for pixels, whose crops vary as pixels.* says, got {got}")
+    if recipe.explain.anchor_epochs:
+        raise RecipeError(
+            f"explain.anchor_epochs is for images with a class each, got {recipe.explain.anchor_epochs} for pixels"
+        )
+    for name in ("crop", "resize", "window", "stride"):
+        sides = getattr(pixels, name)
+        if sides is not None and (len(sides) != 2 or min(sides) < 1):
+            raise RecipeError(f"pixels.{name} must be a height and a width, both positive, got {sides}")
+    window = pixels.window or [0, 0]
+    if pixels.stride is not None and any(step > side for step, side in zip(pixels.stride, window, strict=True)):
+        raise RecipeError(f"pixels.stride must be at most pixels.window, got {pixels.stride} and {pixels.window}")
+    if len(pixels.scale) != 2 or not 0 < pixels.scale[0] <= pixels.scale[1] < math.inf:
+        raise RecipeError(f"pixels.scale must be a least and a greatest factor, both positive, got {pixels.scale}")
+    if not pixels.test_scales or not all(0 < scale < math.inf for scale in pixels.test_scales):
+        raise RecipeError(f"pixels.test_scales must be positive factors, at least one, got {pixels.test_scales}")
 
 
 def _check_images(data: DataConfig) -> None:

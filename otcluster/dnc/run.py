@@ -89,7 +89,7 @@ class RunFiles:
         """
         try:
             metrics: dict[str, Any] = json.loads(self.metrics.read_text(encoding="utf-8"))
-            _ = metrics["test"]["accuracy"], metrics["seconds"]
+            _ = metrics["test"]["images"], metrics["seconds"]
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(
                 f"{self.metrics} cannot be read ({error!r}): remove it, and the same training command writes it again"
@@ -221,6 +221,8 @@ def load_run(root: str | Path, *, data_dir: str | None = None) -> LoadedRun:
     """
     files = RunFiles(Path(root))
     recipe = files.read_recipe()
+    if recipe.of_pixels:
+        raise RunError(f"{files.root} classifies pixels: this is for images with a class each (load_pixel_run loads it)")
     if data_dir is not None:
         recipe = at_folder(recipe, data_dir)
     state = load_checkpoint(files.checkpoints)

@@ -70,10 +70,24 @@ class Task(Protocol):
     Attributes:
         data: The images, with ``train``, ``test``, ``classes``, ``class_sizes`` and ``fingerprint``.
         measure: By what a test is judged, as a column of the history: ``"accuracy"`` for images.
+        forward: The method of the model through which gradients come.
+        notes: What a checkpoint says of the images.
     """
 
     data: Any
     measure: str
+    forward: str
+
+    @property
+    def notes(self) -> dict[str, Any]: ...
+
+    def backbone(self, model: Any) -> nn.Module:
+        """What learns, without the head."""
+        ...
+
+    def learn_mode(self, model: Any) -> None:
+        """Make a model ready for a step; what is frozen stays in evaluation mode."""
+        ...
 
     def build(self) -> Any:
         """The model, with ``backbone``, ``head`` and ``features``.
@@ -133,6 +147,7 @@ class ImageTask:
     """
 
     measure = "accuracy"
+    forward = "features"
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -142,6 +157,20 @@ class ImageTask:
             raise DataError("there are no test images: add some to test/, or more to each class")
         self.mix = mixing(recipe.data, len(self.data.classes))
         self.views = 2 if recipe.head.kind == "simclr" else 1
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What a checkpoint says of the images."""
+        data = self.data
+        return {"classes": data.classes, "class_sizes": data.class_sizes, "images": data.fingerprint}
+
+    def backbone(self, model: Classifier) -> nn.Module:
+        """The backbone."""
+        return model.backbone
+
+    def learn_mode(self, model: Classifier) -> None:
+        """For a step; a frozen backbone keeps its statistics."""
+        model.train().backbone.train(not self.recipe.backbone.frozen)
 
     def build(self) -> Classifier:
         """A backbone with a head."""

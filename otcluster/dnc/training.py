@@ -17,6 +17,7 @@ from otcluster.dnc.classifier import Classifier
 from otcluster.dnc.counts import warn_of_late_classes
 from otcluster.dnc.data import epoch_batches, seed_of
 from otcluster.dnc.distinctness import numbers_found, of_usage
+from otcluster.dnc.errors import RecipeError
 from otcluster.dnc.head import DNCHead
 from otcluster.dnc.optimizers import build_optimizer
 from otcluster.dnc.progress import Progress, Silent
@@ -93,6 +94,8 @@ def train(
         recipe = at_folder(recipe, recipe.data.dir)
     if init_from is not None:
         recipe = init_from_run(recipe, str(init_from))
+    if recipe.of_pixels and recipe.backbone.init_from is not None:
+        raise RecipeError("backbone.init_from is for images with a class each: a network of pixels begins with its own weights")
     with connected(recipe.train) as ranks:
         speaks = progress if progress is not None and ranks.is_first else Silent()
         return _train(recipe, RunFiles(Path(out)), speaks, ranks)
@@ -101,7 +104,7 @@ def train(
 def _train(given: Recipe, files: RunFiles, progress: Progress, ranks: Ranks) -> dict[str, Any]:
     recipe, first = ranks.together(lambda: starting_point(given))
     ranks.check_same("recipes", replace(recipe, data=replace(recipe.data, dir=None)).to_yaml())
-    task = ranks.together(lambda: ImageTask(recipe))
+    task: Task = ranks.together(lambda: _task(recipe))
     ranks.check_same("images", task.data.fingerprint)
     metrics, state = ranks.from_first(lambda: _found(recipe, files, task.data.fingerprint))
     if metrics is not None:
@@ -119,6 +122,14 @@ def _train(given: Recipe, files: RunFiles, progress: Progress, ranks: Ranks) -> 
         return training.run()
 
 
+def _task(recipe: Recipe) -> Task:
+    if not recipe.of_pixels:
+        return ImageTask(recipe)
+    from otcluster.dnc.pixels.task import PixelTask
+
+    return PixelTask(recipe)
+
+
 def _found(recipe: Recipe, files: RunFiles, fingerprint: str) -> tuple[dict[str, Any] | None, _State | None]:
     """What an earlier call left: the result, if it came to an end, and the last checkpoint."""
     files.check(recipe)
@@ -133,7 +144,7 @@ class _Training:
         self.recipe, self.files, self.task, self.progress, self.ranks = recipe, files, task, progress, ranks
         self.fabric, self.model, self.data = ranks.fabric, model, task.data
         layout = torch.channels_last if recipe.train.channels_last else torch.contiguous_format
-        self.model.backbone.to(memory_format=layout)
+        self.task.backbone(self.model).to(memory_format=layout)
         self.optimizer = build_optimizer(recipe.optim, self.model)
         self.loop = _Loop()
         self.batches_per_epoch = len(self._batches(0))
@@ -141,11 +152,11 @@ class _Training:
         self.unreadable: set[int] = set()
         if any(parameter.requires_grad for parameter in model.parameters()):
             self.module, self.setup_optimizer = self.fabric.setup(self.model, self.optimizer)
-            self.module.mark_forward_method("features")
+            self.module.mark_forward_method(task.forward)
         else:  # there are no gradients for ranks to average, and what averages them would refuse
             double = recipe.train.precision == "64-true"
             self.module = self.fabric.to_device(self.model.double() if double else self.model)
-        self.average = WeightAverage(self.model.backbone, recipe.train.ema) if recipe.train.ema else None
+        self.average = WeightAverage(self.task.backbone(self.model), recipe.train.ema) if recipe.train.ema else None
         self.watch = StepWatch(self.fabric.device, Times())
         self.started = time.perf_counter()
 
@@ -179,7 +190,7 @@ class _Training:
             raise Interrupted(signum, f"after step {self.loop.step}")
 
     def _save(self) -> None:
-        self.ranks.share_buffers(self.model.backbone)
+        self.ranks.share_buffers(self.task.backbone(self.model))
         self.ranks.from_first(self._write_checkpoint)
 
     def _write_checkpoint(self) -> None:
@@ -190,9 +201,7 @@ class _Training:
             "optimizer": self.optimizer.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),
             "loop": vars(self.loop),
-            "classes": self.data.classes,
-            "class_sizes": self.data.class_sizes,
-            "images": self.data.fingerprint,
+            **self.task.notes,
         }
         if self.average is not None:
             state["average"] = self.average.state_dict()
@@ -205,7 +214,7 @@ class _Training:
         loop, recipe = self.loop, self.recipe
         if (is_anchored := loop.epoch >= recipe.train.epochs - recipe.anchor_epochs) and not loop.batch:
             self._anchor()
-        self.model.train().backbone.train(not recipe.backbone.frozen)
+        self.task.learn_mode(self.model)
         todo = self._batches(loop.epoch)[loop.batch :]
         own = [self.ranks.part(batch) for batch in todo]
         batches = self.task.batches(own, loop.epoch)
@@ -274,7 +283,7 @@ class _Training:
         tie(model, self.loop.anchors or [], self.data.train, self.recipe.data, self.ranks)
 
     def _test(self) -> float:
-        self.ranks.share_buffers(self.model.backbone)
+        self.ranks.share_buffers(self.task.backbone(self.model))
         return self.task.test(self.judged, self.ranks, self._heed_signals)
 
     @property
@@ -315,7 +324,7 @@ class _Training:
             with self.watch.part(loop.step):
                 self.task.observe(self.model, learnt, ranks.reducer)
         if self.average is not None:
-            self.average.update(self.model.backbone)
+            self.average.update(self.task.backbone(self.model))
         loop.loss_sum += total
         loop.right += int(right)
         loop.seen += int(n)
@@ -326,7 +335,7 @@ class _Training:
         write_table(self.files.history, self.loop.history)
 
     def _finish(self) -> dict[str, Any]:
-        self.ranks.share_buffers(self.model.backbone)
+        self.ranks.share_buffers(self.task.backbone(self.model))
         return self.task.finish(self.judged, self.files, self.ranks, self._heed_signals, self._ended)
 
     def _ended(self) -> Ended:
