@@ -84,7 +84,8 @@ class Ablation:
             if number < 1:
                 raise RecipeError(f"{name} must be at least 1, got {number}")
         variants = combined(axes)
-        load_recipe(recipe, changes)
+        if (usual := load_recipe(recipe, changes)).of_pixels:
+            raise RecipeError(f"recipe {usual.name} is of pixels, and ablations compare accuracies of images with a class each")
         _check_once(variants, changes)
         bases = [_recipe_of(recipe, changes, variant, data) for variant in variants]
         _check_different(variants, bases)
