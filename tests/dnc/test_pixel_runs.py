@@ -483,4 +483,4 @@ def test_recipes_that_cannot_be_are_refused(changes, message):
 
 def test_pixels_are_not_ablated():
     with pytest.raises(RecipeError, match="recipe camvid-fcn-resnet18 is of pixels, and ablations compare accuracies"):
-        Ablation.plan("camvid-fcn-resnet18")
+        Ablation.plan("camvid-fcn-resnet18", axes=[])
