@@ -397,6 +397,19 @@ def test_eval_and_predict_by_the_command_line(run, tmp_path):
         load_run(run / "run")
 
 
+def test_pictures_too_small_for_the_network_are_named(run, tmp_path):
+    Image.new("RGB", (20, 20)).save(tmp_path / "small.png")
+    result = CliRunner().invoke(app, ["predict", str(run / "run"), str(tmp_path / "small.png"), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 2
+    assert "small.png cannot be classified: images must have shape" in result.stderr
+
+
+def test_the_averaged_network_is_the_one_that_is_kept(folders, tmp_path):
+    metrics = train(recipe(folders, "train.ema=0.5", "train.epochs=3"), tmp_path / "run")["test"]
+    told = CliRunner().invoke(app, ["eval", str(tmp_path / "run")]).stdout
+    assert f"test mean IoU {metrics['mean_iou']:.4f}, pixel accuracy {metrics['pixel_accuracy']:.4f}" in told
+
+
 def test_a_run_of_images_takes_no_out(small_run, tmp_path):
     image = next((small_run / "images" / "test" / "cat").iterdir())
     refused = CliRunner().invoke(app, ["predict", str(small_run / "run"), str(image), "--out", str(tmp_path)])
@@ -406,7 +419,9 @@ def test_a_run_of_images_takes_no_out(small_run, tmp_path):
         load_pixel_run(small_run / "run")
 
 
-@pytest.mark.parametrize("changes", [(), ("head.kind=linear", "pixels.aux_weight=0.4")], ids=["dnc", "linear"])
+@pytest.mark.parametrize(
+    "changes", [("train.ema=0.5",), ("head.kind=linear", "pixels.aux_weight=0.4")], ids=["dnc, averaged", "linear"]
+)
 def test_stopped_anywhere_it_ends_the_same(folders, tmp_path, changes):
     whole = recipe(folders, *changes)
     steps = train(whole, tmp_path / "whole")["steps"]
@@ -471,7 +486,7 @@ def test_every_recipe_takes_a_step_on_its_layout(tmp_path, name):
         (["pixels.scale=[2.0,1.0]"], r"pixels.scale must be a least and a greatest factor"),
         (["pixels.stride=[4,4]"], r"pixels.stride must be at most pixels.window"),
         (["pixels.test_scales=[]"], r"pixels.test_scales must be positive factors"),
-        (["train.ema=0.9"], r"train.ema must be 0 for pixels"),
+        (["optim.label_smoothing=0.1"], r"optim.label_smoothing must be 0 for pixels"),
     ],
 )
 def test_recipes_that_cannot_be_are_refused(changes, message):

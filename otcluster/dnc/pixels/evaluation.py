@@ -171,7 +171,10 @@ def evaluate_pixels(
                 raise
             continue
         image = plain.image(picture).to(device, dtype)
-        found = how.shares(logits, image, (labels.shape[0], labels.shape[1])).argmax(dim=0).cpu()
+        try:
+            found = how.shares(logits, image, (labels.shape[0], labels.shape[1])).argmax(dim=0).cpu()
+        except ValueError as error:  # too small for the network, say
+            raise DataError(f"{split.names[index]} cannot be classified: {error}") from None
         matrix.update(found.reshape(1, -1), torch.from_numpy(labels).to(torch.int64).reshape(1, -1))
         n_images += 1
         if after_image is not None:

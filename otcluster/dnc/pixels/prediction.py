@@ -70,10 +70,13 @@ def predict_pictures(
     for path, name in zip(paths, names, strict=True):
         try:
             picture = open_image(Path(path)).convert("RGB")
+            labels = label_map(model, picture, convert, inference)
         except DataError as error:
             found.append(error)
             continue
-        labels = label_map(model, picture, convert, inference)
+        except ValueError as error:  # too small for the network, say
+            found.append(DataError(f"{path} cannot be classified: {error}"))
+            continue
         _save(index_picture(labels, palette), root / f"{name}.png")
         _save(with_legend(overlay(picture, labels, palette), classes, palette), root / f"{name}-overlay.png")
         counts = np.bincount(labels.ravel(), minlength=len(classes)) / labels.size

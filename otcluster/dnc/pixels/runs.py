@@ -149,5 +149,7 @@ def load_pixel_run(root: str | Path, *, data_dir: str | None = None) -> PixelRun
     weights, loop = state
     model = build_segmenter(recipe, loop["classes"])
     restore(model, weights, files.checkpoints)
+    if "average" in loop:
+        restore(model.network, loop["average"], files.checkpoints)
     palette = [(red, green, blue) for red, green, blue in loop["palette"]]
     return PixelRun(files, recipe, list(loop["classes"]), palette, model.eval())

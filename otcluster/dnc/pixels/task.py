@@ -65,8 +65,11 @@ class PixelTask:
         return model.network
 
     def with_backbone(self, model: Segmenter, backbone: nn.Module) -> Segmenter:
-        """Not needed: recipes of pixels average no weights."""
-        raise NotImplementedError("weights of segmenters are not averaged")
+        """The heads of the model on another network."""
+        return Segmenter(
+            backbone, model.head, ignore_index=model.ignore_index, aux=model.aux, aux_weight=model.aux_weight,
+            per_class=model.per_class, seed=model.seed, classes=model.classes,
+        )  # fmt: skip
 
     def learn_mode(self, model: Segmenter) -> None:
         """For a step; a frozen encoder keeps its statistics."""
