@@ -217,6 +217,19 @@ def test_scaled_labels_are_labels_and_a_small_image_is_padded():
     assert convert.plain()(Image.new("RGB", (30, 20)), labels)[1].tolist() == labels.tolist()
 
 
+@pytest.mark.parametrize("size", [(24, 36), (40, 60), (7, 90)])
+def test_labels_stay_under_what_they_are_of_when_resized(size):
+    """Of an image of two halves and its labels: the border of both lies at one place, to half a pixel."""
+    labels = np.zeros((16, 24), np.uint8)
+    labels[:, 9:] = 1
+    labels[11:] = 2
+    image, small = PixelConversion(resize=size, mean=(0, 0, 0), std=(1, 1, 1))(Image.fromarray(100 * labels), labels)
+    rows, columns = (np.arange(many) + 0.5 for many in size)
+    expected = labels[(rows * 16 / size[0]).astype(int)[:, None], (columns * 24 / size[1]).astype(int)]
+    np.testing.assert_array_equal(small.numpy(), expected)
+    assert image.shape == (3, *size)
+
+
 def test_a_crop_of_one_class_is_drawn_again():
     labels = np.zeros((64, 256), np.uint8)
     labels[:, 224:] = 1

@@ -65,11 +65,11 @@ class PixelConversion:
         pixels: Any = tv_tensors.Image(v2.functional.pil_to_tensor(picture.convert("RGB")))
         mask: Any = tv_tensors.Mask(torch.from_numpy(np.ascontiguousarray(labels)))
         if self.resize is not None:
-            pixels, mask = v2.Resize(list(self.resize), antialias=True)(pixels, mask)
+            pixels, mask = _resized(pixels, mask, list(self.resize))
         if self.scale != (1.0, 1.0):
             factor = float(torch.empty(()).uniform_(*self.scale))
             size = [max(1, round(side * factor)) for side in pixels.shape[-2:]]
-            pixels, mask = v2.Resize(size, antialias=True)(pixels, mask)
+            pixels, mask = _resized(pixels, mask, size)
         if self.jitter:
             pixels = v2.ColorJitter(self.jitter, self.jitter, self.jitter, min(0.5, self.jitter / 4))(pixels)
         if self.flip:
@@ -93,6 +93,12 @@ class PixelConversion:
             if int(counts.sum()) > 0 and int(counts.max()) <= _MOST * int(counts.sum()):
                 break
         return pixels[:, top : top + height, left : left + width], cut
+
+
+def _resized(pixels: Any, mask: Any, size: list[int]) -> tuple[Any, Any]:
+    """Image and labels at another size. Labels go by the middles of pixels, as images do; torchvision's masks by corners."""
+    labels = torch.nn.functional.interpolate(mask.as_subclass(Tensor)[None, None].float(), size=size, mode="nearest-exact")
+    return v2.functional.resize(pixels, size, antialias=True), tv_tensors.Mask(labels[0, 0].to(torch.uint8))
 
 
 class _Pixels(Dataset[Any]):
