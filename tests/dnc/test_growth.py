@@ -30,7 +30,7 @@ def test_the_number_of_modes_is_found_from_one_subcentroid_on(k, s):
     assert placed >= 9
 
 
-@pytest.mark.parametrize(("k", "start", "largest"), [(1, 4, 1), (2, 1, 9), (3, 4, 3), (10, 1, 3)])
+@pytest.mark.parametrize(("k", "start", "largest"), [(1, 4, 1), (2, 1, 9), (10, 1, 3)])
 def test_the_number_is_found_from_above_and_of_uneven_modes(k, start, largest):
     right, placed = draws_with_the_number_found(1.5, k, Evidence(), start=start, largest=largest)
     assert right >= 9
