@@ -128,6 +128,19 @@ def need_subcentroids(head: nn.Module, what: str = "classes come and go without 
     return head
 
 
+def need_cosines(head: nn.Module, what: str) -> DNCHead:
+    """The head, which must be one of :func:`need_subcentroids` that compares by cosine: explanations are of cosines.
+
+    Raises:
+        TypeError: It has no sub-centroids, or weights for each class.
+        ValueError: It compares by distance.
+    """
+    found = need_subcentroids(head, what)
+    if found.store.metric != "cosine":
+        raise ValueError(f"explanations are of cosines, and this head compares by metric={found.store.metric!r}")
+    return found
+
+
 def _set_store(head: DNCHead, kept: list[int], is_open: Tensor) -> None:
     """A store for classes with the sub-centroids ``is_open``, the first of which are the ``kept`` ones of the store before.
 

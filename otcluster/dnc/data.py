@@ -8,7 +8,7 @@ import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -317,11 +317,18 @@ class _Images(Dataset[Any]):
             image = self.split.read(index)
         except DataError as error:  # returned, since a process that reads images would raise it with its own traceback
             return error
-        with torch.random.fork_rng(devices=[]):  # whoever draws, and in which process, draws the same
-            # Not torch.manual_seed: that also notes down for GPUs not yet used, with the stack, which seed they are to get.
-            torch.default_generator.manual_seed(seed_of(self.seed, epoch, index))
+        with drawing(self.seed, epoch, index):
             views = [self.convert(image) for _ in range(self.views)]
             return views[0] if self.views == 1 else torch.stack(views), int(self.split.labels[index]), index
+
+
+@contextmanager
+def drawing(*parts: int) -> Iterator[None]:
+    """Let torch draw as these numbers say: whoever draws, and in which process, draws the same."""
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed: that also notes down for GPUs not yet used, with the stack, which seed they are to get.
+        torch.default_generator.manual_seed(seed_of(*parts))
+        yield
 
 
 def seed_of(*parts: int) -> int:
@@ -353,29 +360,40 @@ def load_batches(
     Raises:
         DataError: An image cannot be read, and ``data.broken`` is not ``skip``.
     """
+    return read_batches(_Images(split, convert, seed, views), batches, epoch, config.workers, config.broken)
+
+
+def read_batches(
+    images: Dataset[Any], batches: list[list[int]], epoch: int, workers: int, broken: str
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Batches of what ``images`` gives by (epoch, index): a tensor, a label (a number or a map) and the index, or an error.
+
+    Raises:
+        DataError: It gave one, and ``broken`` is not ``skip``.
+    """
     loader: DataLoader[Any] = DataLoader(
-        _Images(split, convert, seed, views),
+        images,
         batch_sampler=[[(epoch, index) for index in batch] for batch in batches],
-        num_workers=config.workers,
+        num_workers=workers,
         collate_fn=_collate,
         generator=torch.Generator().manual_seed(0),
     )
-    for images, labels, indices, errors in loader:
+    for tensors, labels, indices, errors in loader:
         for error in errors:
-            if config.broken != "skip":
+            if broken != "skip":
                 raise DataError(
                     f"{error}; train with data.broken=skip to leave it out, "
                     "or mend or remove it (a run that has begun then needs a new --out)"
                 )
             logger.warning("skipped: %s", error)
-        yield images, labels, indices
+        yield tensors, labels, indices
 
 
-def _collate(items: list[tuple[Tensor, int, int] | DataError]) -> tuple[Tensor, Tensor, Tensor, list[DataError]]:
+def _collate(items: list[tuple[Tensor, Tensor | int, int] | DataError]) -> tuple[Tensor, Tensor, Tensor, list[DataError]]:
     errors = [item for item in items if isinstance(item, DataError)]
     read = [item for item in items if not isinstance(item, DataError)]
     if not read:
         nothing = torch.empty(0, dtype=torch.int64)
         return torch.empty(0), nothing, nothing, errors
     images, labels, indices = zip(*read, strict=True)
-    return torch.stack(images), torch.tensor(labels), torch.tensor(indices), errors
+    return torch.stack(images), torch.stack([torch.as_tensor(label) for label in labels]), torch.tensor(indices), errors

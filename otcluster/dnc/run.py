@@ -219,16 +219,7 @@ def load_run(root: str | Path, *, data_dir: str | None = None) -> LoadedRun:
         ...
         otcluster.runs.errors.RunError: no/such/run is no run: it holds no recipe.yaml
     """
-    files = RunFiles(Path(root))
-    recipe = files.read_recipe()
-    if recipe.of_pixels:
-        raise RunError(f"{files.root} classifies pixels: this is for images with a class each (load_pixel_run loads it)")
-    if data_dir is not None:
-        recipe = at_folder(recipe, data_dir)
-    state = load_checkpoint(files.checkpoints)
-    if state is None:
-        raise RunError(f"{files.root} holds no checkpoint yet: train it first")
-    weights, loop = state
+    files, recipe, weights, loop = open_run(root, data_dir, of_pixels=False)
     model = build_classifier(recipe, len(loop["classes"]), loop.get("class_sizes"))
     if "subcentroids" in loop and isinstance(model.head, DNCHead):
         give_places(model.head, loop["subcentroids"])
@@ -238,6 +229,28 @@ def load_run(root: str | Path, *, data_dir: str | None = None) -> LoadedRun:
     model.classes, model.convert = list(loop["classes"]), Conversion(recipe.data, augment=False)
     model.subcentroid_names = loop.get("names")
     return LoadedRun(files, recipe, list(loop["classes"]), model.eval())
+
+
+def open_run(
+    root: str | Path, data_dir: str | None, *, of_pixels: bool
+) -> tuple[RunFiles, Recipe, dict[str, Any], dict[str, Any]]:
+    """What lies in the directory of a run: its recipe, and weights and state of its newest checkpoint.
+
+    Raises:
+        RunError: There is no run, it is of the other kind, or there is no checkpoint.
+    """
+    files = RunFiles(Path(root))
+    recipe = files.read_recipe()
+    if recipe.of_pixels and not of_pixels:
+        raise RunError(f"{files.root} classifies pixels: this is for images with a class each (load_pixel_run loads it)")
+    if of_pixels and not recipe.of_pixels:
+        raise RunError(f"{files.root} classifies images as a whole: load it with load_run")
+    if data_dir is not None:
+        recipe = at_folder(recipe, data_dir)
+    state = load_checkpoint(files.checkpoints)
+    if state is None:
+        raise RunError(f"{files.root} holds no checkpoint yet: train it first")
+    return files, recipe, *state
 
 
 def restore(model: nn.Module, weights: dict[str, Any], source: Path) -> None:

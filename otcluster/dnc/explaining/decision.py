@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from otcluster.dnc.classes import need_subcentroids
+from otcluster.dnc.classes import need_cosines, need_subcentroids
 from otcluster.dnc.classifier import Classifier
 from otcluster.dnc.explaining.heat import cosine_parts, feature_maps
 from otcluster.dnc.explaining.rule import Rule, shortest_rule
@@ -145,9 +145,7 @@ def explain(run: LoadedRun | Classifier, images: Images, *, n_nearest: int = 5) 
     Source: Wang et al., "Visual recognition with deep nearest centroids" (ICLR 2023), section 4.3.
     """
     model = run.model if isinstance(run, LoadedRun) else run
-    head = need_subcentroids(model.head, "decisions are explained")
-    if head.store.metric != "cosine":
-        raise ValueError(f"explanations are of cosines, and this head compares by metric={head.store.metric!r}")
+    need_cosines(model.head, "decisions are explained")
     if n_nearest < 0:
         raise ValueError(f"n_nearest must not be negative, got {n_nearest}")
     typical = TypicalImages.load(run.files) if isinstance(run, LoadedRun) and n_nearest else None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from otcluster.dnc.anchoring import find_anchors
-from otcluster.dnc.classes import need_subcentroids
+from otcluster.dnc.classes import need_cosines
 from otcluster.dnc.conversion import Conversion
 from otcluster.dnc.data import load_batches
 from otcluster.dnc.evaluation import Evaluation, evaluate
@@ -109,9 +109,7 @@ def measure(run: LoadedRun, *, n_images: int = 100, seed: int = 0) -> Measures:
     Source: fidelity as in Guidotti et al., "A survey of methods for explaining black box models" (ACM Computing Surveys 2018);
     deletion and insertion: Petsiuk et al., "RISE" (BMVC 2018).
     """
-    head = need_subcentroids(run.model.head, "explanations are measured")
-    if head.store.metric != "cosine":
-        raise ValueError(f"explanations are of cosines, and this head compares by metric={head.store.metric!r}")
+    head = need_cosines(run.model.head, "explanations are measured")
     if n_images < 0:
         raise ValueError(f"n_images must not be negative, got {n_images}")
     typical, test = TypicalImages.load(run.files), run.load_test()

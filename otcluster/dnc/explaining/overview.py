@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from otcluster.dnc.classes import need_subcentroids
+from otcluster.dnc.classes import need_cosines
 from otcluster.dnc.explaining.map import angle_map
 from otcluster.dnc.explaining.rule import Place
 from otcluster.dnc.run import LoadedRun
@@ -134,9 +134,7 @@ def overview(
         >>> len(found.subcentroids), found.subcentroids[0].name, len(found.confusable)
         (40, '0 #1', 10)
     """
-    head = need_subcentroids(run.model.head, "models are explained")
-    if head.store.metric != "cosine":
-        raise ValueError(f"explanations are of cosines, and this head compares by metric={head.store.metric!r}")
+    head = need_cosines(run.model.head, "models are explained")
     if n_typical < 0 or n_pairs < 0:
         raise ValueError(f"n_typical and n_pairs must not be negative, got {n_typical} and {n_pairs}")
     if not -1 <= duplicate <= 1 or not 0 <= dead <= 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,16 +10,14 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from otcluster.dnc.data import seed_of
+from otcluster.dnc.data import drawing, read_batches
 from otcluster.dnc.errors import DataError
 from otcluster.dnc.pixels.labels import IGNORE, LabelMap
 from otcluster.dnc.pixels.layouts import PixelSplit
-
-logger = logging.getLogger(__name__)
 
 _TRIES, _MOST = 10, 0.75  # a crop is drawn again while one class has more than so much of it
 
@@ -116,8 +113,7 @@ class _Pixels(Dataset[Any]):
             picture, labels = self.split.read(index)
         except DataError as error:
             return error
-        with torch.random.fork_rng(devices=[]):  # whoever draws, and in which process, draws the same
-            torch.default_generator.manual_seed(seed_of(self.seed, epoch, index))
+        with drawing(self.seed, epoch, index):
             return *self.convert(picture, labels), index
 
 
@@ -146,25 +142,4 @@ def pixel_batches(
     Raises:
         DataError: An image or map cannot be read, and is not skipped.
     """
-    loader: DataLoader[Any] = DataLoader(
-        _Pixels(split, convert, seed),
-        batch_sampler=[[(epoch, int(index)) for index in batch] for batch in batches],
-        num_workers=workers,
-        collate_fn=_collate,
-        generator=torch.Generator().manual_seed(0),
-    )
-    for images, labels, indices, errors in loader:
-        for error in errors:
-            if broken != "skip":
-                raise DataError(f"{error}; train with data.broken=skip to leave it out, or mend it")
-            logger.warning("skipped: %s", error)
-        yield images, labels, indices
-
-
-def _collate(items: list[tuple[Tensor, Tensor, int] | DataError]) -> tuple[Tensor, Tensor, Tensor, list[DataError]]:
-    errors = [item for item in items if isinstance(item, DataError)]
-    read = [item for item in items if not isinstance(item, DataError)]
-    if not read:
-        return torch.empty(0), torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64), errors
-    images, labels, indices = zip(*read, strict=True)
-    return torch.stack(images), torch.stack(labels), torch.tensor(indices), errors
+    return read_batches(_Pixels(split, convert, seed), [list(batch) for batch in batches], epoch, workers, broken)

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from otcluster.dnc.baselines import LinearHead
-from otcluster.dnc.checkpoint import load_checkpoint
 from otcluster.dnc.errors import DataError, RecipeError
 from otcluster.dnc.heads import build_head
 from otcluster.dnc.pixels.conversion import PixelConversion
@@ -18,8 +17,8 @@ from otcluster.dnc.pixels.labels import IGNORE
 from otcluster.dnc.pixels.layouts import Colour, PixelData, load_pixels
 from otcluster.dnc.pixels.networks import build_network
 from otcluster.dnc.pixels.segmenter import Segmenter
-from otcluster.dnc.recipe import Recipe, at_folder
-from otcluster.dnc.run import RunFiles, restore
+from otcluster.dnc.recipe import Recipe
+from otcluster.dnc.run import RunFiles, open_run, restore
 from otcluster.runs.errors import RunError
 
 
@@ -137,16 +136,7 @@ def load_pixel_run(root: str | Path, *, data_dir: str | None = None) -> PixelRun
         ...
         otcluster.runs.errors.RunError: no/such/run is no run: it holds no recipe.yaml
     """
-    files = RunFiles(Path(root))
-    recipe = files.read_recipe()
-    if not recipe.of_pixels:
-        raise RunError(f"{files.root} classifies images as a whole: load it with load_run")
-    if data_dir is not None:
-        recipe = at_folder(recipe, data_dir)
-    state = load_checkpoint(files.checkpoints)
-    if state is None:
-        raise RunError(f"{files.root} holds no checkpoint yet: train it first")
-    weights, loop = state
+    files, recipe, weights, loop = open_run(root, data_dir, of_pixels=True)
     model = build_segmenter(recipe, loop["classes"])
     restore(model, weights, files.checkpoints)
     if "average" in loop:
