@@ -24,6 +24,13 @@ class _Found(NamedTuple):
     labels: Tensor
 
 
+class _Bank(NamedTuple):
+    """What is remembered by class: unit embeddings, (n_classes, n, projection_dim), and which there are, (n_classes, n)."""
+
+    embeddings: Tensor
+    is_there: Tensor
+
+
 class ContrastHead(LinearHead):
     """ContrastiveSeg: the softmax layer, and a loss by which pixels of one class are alike and unlike those of others.
 
@@ -126,12 +133,11 @@ class ContrastHead(LinearHead):
             raise ValueError(f"wrong must have the shape of labels, {tuple(labels.shape)}, got {tuple(wrong.shape)}")
         rows = features.permute(0, 2, 3, 1).flatten(0, 2)
         with torch.autocast(features.device.type, enabled=False):
-            bank = self._bank()
-            if int(self.n_steps) < self.warmup or not len(bank.labels):
+            if int(self.n_steps) < self.warmup:
                 return self._embedded(rows[:0]).sum()  # zero, through which gradients come to all parameters
             drawn = self._anchors(labels.reshape(-1), wrong.reshape(-1), reducer)
             of_anchors = labels.reshape(-1)[drawn]
-            losses, counts = _info_nce(_Found(self._embedded(rows[drawn]), of_anchors), bank, self.temperature)
+            losses, counts = _info_nce(_Found(self._embedded(rows[drawn]), of_anchors), self._bank(), self.temperature)
             n = counts.sum()
             n = n if reducer is None else reducer.sum(n)
             return self.contrast_weight * losses.sum() / n.clamp(min=1)
@@ -160,10 +166,10 @@ class ContrastHead(LinearHead):
                 self.regions.push(*regions, check_values=False)
                 self.n_steps += 1
 
-    def _bank(self) -> _Found:
+    def _bank(self) -> _Bank:
         """All that is remembered."""
-        queues = self.pixels, self.regions
-        return _Found(torch.cat([each.features for each in queues]), torch.cat([each.labels for each in queues]))
+        embeddings, is_there = zip(self.pixels.by_class(), self.regions.by_class(), strict=True)
+        return _Bank(torch.cat(embeddings, dim=1), torch.cat(is_there, dim=1))
 
     def _embedded(self, rows: Tensor) -> Tensor:
         return nn.functional.normalize(self.projector(rows.to(self.weight.dtype)), dim=1)
@@ -217,12 +223,17 @@ class ContrastHead(LinearHead):
             )
 
 
-def _info_nce(anchors: _Found, bank: _Found, temperature: float) -> tuple[Tensor, Tensor]:
+def _info_nce(anchors: _Found, bank: _Bank, temperature: float) -> tuple[Tensor, Tensor]:
     """The loss of each anchor, 0 for those whose class is not in the bank, and for which it is, booleans; (n,) each."""
-    scores = anchors.embeddings @ bank.embeddings.to(anchors.embeddings.dtype).T / temperature
-    same = anchors.labels[:, None] == bank.labels
+    n, (n_classes, room, _) = len(anchors.labels), bank.embeddings.shape
+    rows = bank.embeddings.flatten(0, 1).to(anchors.embeddings.dtype)
+    scores = ((anchors.embeddings / temperature) @ rows.T).view(n, n_classes, room)
+    is_own = anchors.labels[:, None] == torch.arange(n_classes, device=rows.device)
     # Not -inf, which has no gradient where an anchor has no negative: its loss is then 0.
-    negatives = scores.masked_fill(same, torch.finfo(scores.dtype).min).logsumexp(dim=1, keepdim=True)
-    n_positives = same.sum(dim=1)
-    losses = nn.functional.softplus(negatives - scores).masked_fill(~same, 0).sum(dim=1) / n_positives.clamp(min=1)
-    return losses, n_positives > 0
+    lowest = torch.finfo(scores.dtype).min
+    of_others = scores.masked_fill(is_own[:, :, None] | ~bank.is_there, lowest).flatten(1).logsumexp(dim=1, keepdim=True)
+    own = anchors.labels[:, None, None].expand(n, 1, room)
+    losses = nn.functional.softplus(of_others - scores.gather(1, own)[:, 0])
+    is_positive = bank.is_there[anchors.labels]
+    n_positives = is_positive.sum(dim=1)
+    return losses.masked_fill(~is_positive, 0).sum(dim=1) / n_positives.clamp(min=1), n_positives > 0
