@@ -55,6 +55,11 @@ def _processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
 
 
+def _read(side: Tensor) -> Tensor:
+    """Parts as kernels read them: Triton's interpreter has no products of bfloat16."""
+    return side.float() if side.dtype == torch.bfloat16 and side.device.type == "cpu" else side
+
+
 def _layout(own: Tensor, other: Tensor) -> tuple[tuple[int, int], int, dict[str, Any]]:
     """The grid, how many of the others a span has, and what the kernels take by name."""
     (own_parts, n_own, d), (other_parts, n_other, _) = own.shape, other.shape
@@ -76,6 +81,7 @@ def _rows(
     own: Tensor, own_factor: Tensor | None, other: Tensor, other_factor: Tensor, near: Tensor, after: Tensor | None,
     inverse: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    own, other = _read(own), _read(other)
     grid, span, names = _layout(own, other)
     n, k = own.shape[1], other.shape[1]
     tops = torch.empty((grid[1], n), dtype=torch.float32, device=own.device)
@@ -96,6 +102,7 @@ def _columns(
     own: Tensor, own_factor: Tensor, other: Tensor, other_factor: Tensor, near: Tensor, tops: Tensor, weights: Tensor,
     inverse: float,
 ) -> Tensor:  # fmt: skip
+    own, other = _read(own), _read(other)
     grid, span, names = _layout(own, other)
     k, n = own.shape[1], other.shape[1]
     totals = torch.empty((grid[1], k), dtype=torch.float64, device=own.device)
@@ -110,6 +117,7 @@ def _nearest(
     own: Tensor, own_factor: Tensor | None, other: Tensor, other_factor: Tensor, near: Tensor, after: Tensor | None,
     inverse: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    own, other = _read(own), _read(other)
     grid, span, names = _layout(own, other)
     n, k = own.shape[1], other.shape[1]
     labels = torch.empty((grid[1], n), dtype=torch.int64, device=own.device)

@@ -113,12 +113,13 @@ def centred_clusters(centred: Tensor, centre: Tensor | None, *, half: bool = Fal
     """
     lengths = centred.square().sum(1)
     if centre is not None:
-        lengths = lengths + 2 * (centred @ centre)
+        lengths = lengths + 2 * (centred @ centre.to(centred.dtype))
     twice = 1.0 if half else 2.0
     if centred.shape[1] <= FEW:
-        side = Side(_padded(centred.float())[None], torch.ones_like(lengths, dtype=torch.float32))
-    else:
-        side = pair(centred)
+        factor = torch.full_like(lengths, twice, dtype=torch.float32)
+        return Side(_padded(centred.float())[None], factor, lengths * (-twice / 2))
+    side = pair(centred)
+    assert side.factor is not None
     return Side(side.parts, side.factor * twice, lengths * (-twice / 2))
 
 
