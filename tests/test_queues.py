@@ -99,7 +99,7 @@ def test_a_rare_class_keeps_its_samples():
 
 
 def test_a_class_queue_gives_out_its_features_by_class():
-    queue, labels = ClassQueue(9, 2, n_classes=3), torch.tensor([0, 2, 2, 0, 2, 2, 2])
+    queue, labels = otc.ClassQueue(9, 2, n_classes=3), torch.tensor([0, 2, 2, 0, 2, 2, 2])
     queue.push(torch.arange(14.0).view(7, 2), labels)
     features, is_there = queue.by_class()
     assert is_there.sum(dim=1).tolist() == [2, 0, 3]

@@ -41,7 +41,7 @@ class ContrastHead(LinearHead):
     of others, its loss is the mean over p in P of ``-log(exp(s_p) / (exp(s_p) + sum of exp(s_n) over n in N))``. The loss is
     the mean over anchors whose class is remembered; there is none until something is, nor in the first ``warmup`` steps.
 
-    All of the memory counts, as in the authors' code; the paper draws from the nearest tenth of the negatives. Nothing is
+    All of the memory counts for each anchor, where the paper draws the harder positives and negatives from it. Nothing is
     remembered by :meth:`contrast`, all by :meth:`observe`, which comes after the step: embeddings are of the projector as it is
     then. What is drawn follows from ``seed`` and from the number of steps, which is a buffer.
 
