@@ -87,7 +87,7 @@ def _rows(
     tops = torch.empty((grid[1], n), dtype=torch.float32, device=own.device)
     totals = torch.empty((grid[1], n), dtype=torch.float64, device=own.device)
     wrap_triton(rows_kernel)[grid](
-        own, _or(own_factor, near), other, other_factor, near, _or(after, near), tops, totals, n, k, span, inverse,
+        own, _or(own_factor, near), other, other_factor, near, _or(after, near), tops, totals, n, k, span, names["D"], inverse,
         HAS_FACTOR=own_factor is not None, HAS_AFTER=after is not None, **names,
     )  # fmt: skip
     if grid[1] == 1:
@@ -107,7 +107,7 @@ def _columns(
     k, n = own.shape[1], other.shape[1]
     totals = torch.empty((grid[1], k), dtype=torch.float64, device=own.device)
     wrap_triton(columns_kernel)[grid](
-        own, own_factor, other, other_factor, near, tops, weights, totals, k, n, span, inverse, **names
+        own, own_factor, other, other_factor, near, tops, weights, totals, k, n, span, names["D"], inverse, **names
     )
     return totals[0] if grid[1] == 1 else totals.sum(0)
 
@@ -124,7 +124,7 @@ def _nearest(
     bests = torch.empty((grid[1], n), dtype=torch.float32, device=own.device)
     extras = bests if after is None else torch.empty_like(bests)
     wrap_triton(nearest_kernel)[grid](
-        own, _or(own_factor, near), other, other_factor, near, _or(after, near), labels, bests, extras, n, k, span, inverse,
+        own, _or(own_factor, near), other, other_factor, near, _or(after, near), labels, bests, extras, n, k, span, names["D"], inverse,
         HAS_FACTOR=own_factor is not None, HAS_AFTER=after is not None, **names,
     )  # fmt: skip
     values = bests.double()
