@@ -9,11 +9,7 @@ import triton.language as tl
 def loaded(parts, at, dims, D: tl.constexpr, EVEN: tl.constexpr):
     """Some dimensions of vectors; those beyond the last are zeros."""
     where = parts + at[:, None] * D + dims[None, :]
-    if EVEN:
-        block = tl.load(where)
-    else:
-        block = tl.load(where, mask=dims[None, :] < D, other=0.0)
-    return block
+    return tl.load(where) if EVEN else tl.load(where, mask=dims[None, :] < D, other=0.0)
 
 
 @triton.jit

@@ -73,7 +73,7 @@ def sides(x: Tensor, centroids: Tensor, metric: str) -> tuple[Side, Side]:
     """
     halves = x.dtype in HALVES and x.dtype == centroids.dtype
     if metric == "sqeuclidean":
-        centre = centroids.double().mean(0)
+        centre = centroids.double().mean(0).float()
         return centred_samples(x, centre), centred_clusters(centroids.double() - centre, centre if stay(x) else None)
     if metric == "cosine":
         if halves:
@@ -92,11 +92,11 @@ def stay(x: Tensor) -> bool:
 
 
 def centred_samples(x: Tensor, centre: Tensor) -> Side:
-    """Samples (n, d) around ``centre``, (d,), with ``-|x - centre|^2`` as their shift: for squared distances.
+    """Samples (n, d) around ``centre``, (d,) float32, with ``-|x - centre|^2`` as their shift: for squared distances.
 
     Where :func:`stay` says so the vectors themselves are not moved.
     """
-    difference = x.float() - centre.float()
+    difference = x.float() - centre
     if x.shape[1] <= FEW:
         return Side(_padded(difference)[None], None, -_squares(difference))
     side = _exact(x if stay(x) else difference)
@@ -108,7 +108,7 @@ def centred_clusters(centred: Tensor, centre: Tensor | None, *, half: bool = Fal
 
     Args:
         centred: What is left of each centroid when the centre is subtracted.
-        centre: (d,), of samples that :func:`stay`; else None.
+        centre: (d,) float32, of samples that :func:`stay`; else None.
         half: For half the negative squared distances.
     """
     lengths = centred.square().sum(1)
@@ -124,13 +124,18 @@ def centred_clusters(centred: Tensor, centre: Tensor | None, *, half: bool = Fal
 
 
 def pair(vectors: Tensor) -> Side:
-    """Vectors (count, d), float32 or float64, as two parts of float16 each."""
+    """Vectors (count, d), float32 or float64, as two parts of float16 each.
+
+    One, where ``torch.set_float32_matmul_precision`` allows products in TF32, which holds as many digits.
+    """
     scaled, factor = _raised(vectors)
-    parts = torch.empty((2, vectors.shape[0], _width(vectors.shape[1])), dtype=torch.float16, device=vectors.device)
+    n_parts = 2 if torch.get_float32_matmul_precision() == "highest" else 1
+    parts = torch.empty((n_parts, vectors.shape[0], _width(vectors.shape[1])), dtype=torch.float16, device=vectors.device)
     if vectors.shape[1] != parts.shape[2]:
         scaled = F.pad(scaled, (0, int(parts.shape[2]) - int(vectors.shape[1])))
     parts[0] = scaled
-    parts[1] = scaled - parts[0]
+    if n_parts == 2:
+        parts[1] = scaled - parts[0]
     return Side(parts, factor)
 
 
