@@ -201,7 +201,7 @@ def test_what_potentials_lost_decides(place):
     assert points.nearest(own, other, near, after, epsilon=1e-4)[0].tolist() == [30, 30]
 
 
-@pytest.mark.parametrize("shape", [(2, 400, 40), (400, 2, 40)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 200, 40), (200, 2, 40)], ids=str)
 def test_spans_are_merged(place, shape):
     case = Case(place, "cosine", (F32, F32), shape)
     few, many = (case.own, case.other) if shape[0] == 2 else (case.other, case.own)
