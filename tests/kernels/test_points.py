@@ -215,6 +215,17 @@ def test_spans_are_merged(place, shape):
     assert torch.equal(points.nearest(case.own, case.other, case.near.float(), lost)[0], (case.wide + case.near).argmax(1))
 
 
+def test_blocks_fit_a_small_device(place, monkeypatch):
+    side = Side(torch.zeros(2, 500, 128, dtype=F16, device=place))
+    monkeypatch.setattr(points, "blocks_of", lambda *_: points.Blocks(128, 64, 128, 8, 2))
+    for shared, depth in ((227 << 10, 128), (99 << 10, 32)):
+        monkeypatch.setattr(points, "_device", lambda _, shared=shared: (4, shared))
+        names = points._layout(side.parts, side.parts)[2]
+        assert names["DEPTH"] == depth
+        laid = points.Blocks(names["OWN"], names["OTHER"], names["DEPTH"], names["num_warps"], names["num_stages"])
+        assert points.shared_bytes(laid, 128, 2, 2) <= shared
+
+
 @pytest.mark.parametrize("dtype", [F16, BF16, F32])
 def test_far_away_data_keep_their_precision(place, dtype):
     case = Case(place, "sqeuclidean", (dtype, F32), (40, 30, 64), 0.5, offset=300.0)
