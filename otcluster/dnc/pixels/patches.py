@@ -60,8 +60,8 @@ class TypicalPatches:
     """The places nearest to the sub-centroids of a run.
 
     Attributes:
-        patches: Of each class, of each of its sub-centroids, the nearest places, the nearest first, each in another image; fewer
-            than asked for where fewer images show the class.
+        patches: Of each class, of each of its sub-centroids, the nearest places, the nearest first, each in another image;
+            fewer than asked for where fewer images show the class.
         sizes: Of how many training pixels of its class each sub-centroid is the nearest, (n_classes, k). These pixels are those
             in the middle of what a feature stands for: one for each feature.
         n_images: How many training images were read.
@@ -74,6 +74,10 @@ class TypicalPatches:
     def of(self, label: int, subcentroid: int) -> tuple[Patch, ...]:
         """Those of one sub-centroid, the nearest first."""
         return self.patches[label][subcentroid]
+
+    def names(self, label: int, subcentroid: int) -> list[str]:
+        """The images that these are in."""
+        return [patch.name for patch in self.of(label, subcentroid)]
 
 
 @torch.no_grad()

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import matplotlib
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from otcluster.dnc.explaining.overview import Overview
 from otcluster.dnc.explaining.report.page import shown_of
 from otcluster.dnc.explaining.report.pictures import png_bytes
+from otcluster.dnc.figures import label_font
 
 _PANEL, _CELL, _THUMB, _IN_CELL = 192, 36, 32, 5
 _MARGIN, _LINE = 12, 18
@@ -41,7 +40,7 @@ def draw_card(entry: dict[str, Any], panels: Panels, training: _Read) -> bytes:
         if each is not None and each["image"] is not None:
             what = "is this image" if each["is_image"] else "stands for images like this"
             shown.append((f"{each['subcentroid']} {what}", training(each["image"])))
-    font, width = _font(13), _PANELS * (_PANEL + _MARGIN) + _MARGIN
+    font, width = label_font(13), _PANELS * (_PANEL + _MARGIN) + _MARGIN
     truth = "" if entry["true"] is None else f", and is {entry['true']}"
     lines = _wrapped(f"{entry['name']}: said to be {entry['class']} ({entry['share']:.1%}){truth}", 130)
     lines += [] if entry["known"] in (None, True) else _wrapped(f"I do not know, {entry['verdict']}", 130)
@@ -68,7 +67,7 @@ def draw_gallery(found: Overview, training: _Read) -> bytes:
         found: The model.
         training: Gives a training image by name.
     """
-    font, cell = _font(11), (_IN_CELL * _CELL + _MARGIN, _CELL + 2 * _LINE)
+    font, cell = label_font(11), (_IN_CELL * _CELL + _MARGIN, _CELL + 2 * _LINE)
     shown = found.subcentroids[: _ACROSS * _DOWN]
     places: list[tuple[int, int]] = []  # a class begins a row
     for at, each in enumerate(shown):
@@ -98,11 +97,6 @@ def _paste(sheet: Image.Image, draw: ImageDraw.ImageDraw, image: Image.Image | N
     scale = side / max(image.size)
     size = max(round(image.width * scale), 1), max(round(image.height * scale), 1)
     sheet.paste(image.resize(size, Image.Resampling.NEAREST if scale > 2 else Image.Resampling.BICUBIC), at)
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """The one that comes with matplotlib, which has the letters of many languages."""
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
 
 
 def _wrapped(text: str, columns: int) -> list[str]:
