@@ -42,17 +42,17 @@ def draw_card(entry: dict[str, Any], panels: Panels, training: _Read) -> bytes:
             shown.append((f"{each['subcentroid']} {what}", training(each["image"])))
     font, width = label_font(13), _PANELS * (_PANEL + _MARGIN) + _MARGIN
     truth = "" if entry["true"] is None else f", and is {entry['true']}"
-    lines = _wrapped(f"{entry['name']}: said to be {entry['class']} ({entry['share']:.1%}){truth}", 130)
-    lines += [] if entry["known"] in (None, True) else _wrapped(f"I do not know, {entry['verdict']}", 130)
-    lines += _wrapped(entry["rule"], 130)
+    lines = wrapped(f"{entry['name']}: said to be {entry['class']} ({entry['share']:.1%}){truth}", 130)
+    lines += [] if entry["known"] in (None, True) else wrapped(f"I do not know, {entry['verdict']}", 130)
+    lines += wrapped(entry["rule"], 130)
     if second is not None:
-        lines += _wrapped(f"next: {second['subcentroid']}, which lost by {second['lost_by']:.3f}", 130)
+        lines += wrapped(f"next: {second['subcentroid']}, which lost by {second['lost_by']:.3f}", 130)
     top = _MARGIN + 2 * _LINE
     sheet = Image.new("RGB", (width, top + _PANEL + 2 * _MARGIN + _LINE * len(lines)), "white")
     draw = ImageDraw.Draw(sheet)
     for at, (caption, image) in enumerate(shown):
         left = _MARGIN + at * (_PANEL + _MARGIN)
-        for row, part in enumerate(_wrapped(caption, 26)[:2]):
+        for row, part in enumerate(wrapped(caption, 26)[:2]):
             draw.text((left, _MARGIN + row * _LINE - 4), part, fill="black", font=font)
         _paste(sheet, draw, image, (left, top), _PANEL)
     for row, part in enumerate(lines):
@@ -80,7 +80,7 @@ def draw_gallery(found: Overview, training: _Read) -> bytes:
     draw.text((_MARGIN, _MARGIN), f"Sub-centroids and the training images nearest to each{rest}", fill="black", font=font)
     for each, (row, column) in zip(shown, places, strict=True):
         left, top = _MARGIN + column * cell[0], _MARGIN + _LINE + row * cell[1]
-        label = _wrapped(f"{each.name}: {each.size} ({each.share:.0%})", 30)[0]
+        label = wrapped(f"{each.name}: {each.size} ({each.share:.0%})", 30)[0]
         draw.text((left, top + 2), label, fill="black", font=font)
         for place, name in enumerate(shown_of(each.anchor, each.typical)[:_IN_CELL]):
             _paste(sheet, draw, training(name), (left + place * _CELL, top + _LINE), _THUMB)
@@ -99,5 +99,6 @@ def _paste(sheet: Image.Image, draw: ImageDraw.ImageDraw, image: Image.Image | N
     sheet.paste(image.resize(size, Image.Resampling.NEAREST if scale > 2 else Image.Resampling.BICUBIC), at)
 
 
-def _wrapped(text: str, columns: int) -> list[str]:
+def wrapped(text: str, columns: int) -> list[str]:
+    """Lines of at most so many letters, at least one line, of whatever can be shown."""
     return textwrap.wrap("".join(each if each.isprintable() else " " for each in text), columns) or [""]
