@@ -185,8 +185,8 @@ def truths(run: PixelRun, explained: Sequence[dict[str, Any]]) -> Facts:
     )
     if not plain:
         text += (
-            " This model finds the classes of pixels by windows, scales or mirrored images; owners are looked for in features of "
-            "the whole image at once."
+            " This model finds the classes of pixels by windows, scales or mirrored images; owners are looked for in features "
+            "of the whole image at once."
         )
     rows = (
         (

@@ -82,7 +82,7 @@ def draw_patches(name: str, colour: Colour, rows: Sequence[Row]) -> bytes:
             pen.text((left, upper + line_at * _LINE), line, fill="black", font=small)
         for place, cell in enumerate(row.cells):
             sheet.paste(cell, (_MARGIN + _TEXT + place * (CELL + 4), upper))
-    return png_bytes(sheet)
+    return png_bytes(sheet, quick=True)
 
 
 def draw_owners(
@@ -117,4 +117,4 @@ def draw_owners(
         pen.text((left + sample.width + 6, upper), wrapped(text, 36)[0], fill="black", font=font)
     for at, line in enumerate(below):
         pen.text((_MARGIN, bottom + (lines + at) * _LINE), line, fill="black", font=font)
-    return png_bytes(sheet)
+    return png_bytes(sheet, quick=True)

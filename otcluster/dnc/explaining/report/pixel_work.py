@@ -32,6 +32,7 @@ from otcluster.dnc.pixels.runs import PixelRun
 from otcluster.dnc.pixels.shades import paint_owners, swatch
 
 _PATCHES, _ALL_PATCHES = 6, 2000  # of a sub-centroid, and of all of them
+_OWNERS = "Which sub-centroid owns which pixel"  # the caption of the map
 _TESTED = 4  # test images, whose owners are shown
 
 
@@ -167,8 +168,8 @@ def _panels(run: PixelRun, picture: Image.Image, true: LabelMap | None, why: Own
 
 def _on_page(caption: str, panel: Image.Image, name: str) -> Map:
     """Hatchings and numbers are kept to the bit."""
-    is_photograph = caption == "The image"
-    return Map(caption, data_uri(panel if is_photograph else png_bytes(panel)), f"{name}: {caption[0].lower()}{caption[1:]}")
+    uri = data_uri(png_bytes(panel) if caption == _OWNERS else panel)
+    return Map(caption, uri, f"{name}: {caption[0].lower()}{caption[1:]}")
 
 
 def _sheet(run: PixelRun, entry: Mapping[str, Any], panels: Sequence[tuple[str, Image.Image]]) -> bytes:
@@ -207,8 +208,8 @@ def _class_sheets(
     for each, said in zip(found.subcentroids, model["subcentroids"], strict=True):
         own = said["owned"]
         right = "" if own["right"] is None else f", {own['right']:.0%} rightly"
-        lines = [each.name, f"{each.share:.1%} of the class", f"owns {own['share']:.1%} of test pixels{right}"]
-        lines += [f"errs for {own['errs_for'][0]['class']}"] if own["errs_for"] else []
+        lines = [each.name, f"{each.share:.1%} of the class", f"owns {own['share']:.2%} of test pixels{right}"]
+        lines += [f"wrongly mostly {own['errs_for'][0]['class']}"] if own["errs_for"] else []
         rows.setdefault(each.place[0], []).append(Row(each.place[1], lines, cells[each.place]))
     return {
         file_name(label + 1, run.classes[label], "patches"): draw_patches(run.classes[label], run.palette[label], own)
