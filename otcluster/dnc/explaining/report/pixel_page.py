@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from otcluster.dnc.explaining.report.page import WHOLE, WORST, by_class, places_of, plane, rendered
 
-OWNERS_SHOWN = 16
+OWNERS_SHOWN = 32
 """Of how many sub-centroids it is said what they own of an image."""
 
 
