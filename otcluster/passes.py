@@ -17,12 +17,12 @@ from typing import Any
 from otcluster._ops.generic import BELOW, Array
 from otcluster.fused import Terms, fused_passes
 from otcluster.on_device import device_passes
+from otcluster.on_device_points import FEW_SCORES, are_few, point_passes, takes_points
 from otcluster.problem import Problem
 from otcluster.scores import DenseScores
 
 _INFINITY = float("inf")
 _SAFE_RANGE = (44.0, 400.0)  # of scores / epsilon, in float32 and float64
-_FEW_SCORES = 1 << 20
 
 
 def tiles(problem: Problem, *, whole: bool = False) -> Iterator[tuple[slice, slice, Array]]:
@@ -47,10 +47,8 @@ def tiles(problem: Problem, *, whole: bool = False) -> Iterator[tuple[slice, sli
 def held(problem: Problem) -> Problem:
     """The same problem with its scores formed once, where they are few enough that forming them anew each round is waste."""
     # A pass holds a tile anyway.
-    rows, few = problem.weights.shape[0] * problem.n_samples, max(_FEW_SCORES, problem.ops.tile_elements)
-    if problem.scores.memory is not None:
-        few = min(few, problem.scores.tile_shape(None)[1] * problem.n_clusters)
-    if isinstance(problem.scores, DenseScores) or not 0 < rows <= few // problem.n_clusters:
+    few = are_few(problem, max(FEW_SCORES, problem.ops.tile_elements))
+    if isinstance(problem.scores, DenseScores) or not few or takes_points(problem):
         return problem
     scores = _gather(problem, lambda batches, rows, scores: scores, (problem.n_clusters,), problem.dtype)
     return problem.with_scores(problem.ops.xp.reshape(scores, (*problem.sample_shape, problem.n_clusters)))
@@ -65,7 +63,7 @@ def plan_columns(
         The sums, (n_problems, k), and the mass of samples that no cluster may take, (n_problems,); both wide.
     """
     ops, xp = problem.ops, problem.ops.xp
-    kernels = device_passes(problem, epsilon) if look is None else None
+    kernels = (device_passes(problem, epsilon) or point_passes(problem, epsilon)) if look is None else None
     if kernels is not None:
         return problem.summed(*kernels.plan_columns(g))
     fused = fused_passes(problem) if look is None else None
@@ -107,6 +105,9 @@ def column_error(problem: Problem, g: Array, columns: Array, lost: Array, epsilo
 def sample_potential(problem: Problem, g: Array, epsilon: float) -> Array:
     """f, (batches, n): the potential of the samples under which the rows are exact. -inf for zero mass."""
     ops, xp = problem.ops, problem.ops.xp
+    kernels = point_passes(problem, epsilon)
+    if kernels is not None:
+        return kernels.sample_potential(g)
     kernel_of = _kernel(problem, g, epsilon)
     epsilon = representable(problem, epsilon)
 
@@ -157,7 +158,7 @@ def tile_plan(
 
 def plan_labels(problem: Problem, g: Array, epsilon: float) -> Array:
     """The largest entry of each row of the plan, (batches, n); -1 for a sample that may join no cluster."""
-    kernels = device_passes(problem, epsilon)
+    kernels = device_passes(problem, epsilon) or point_passes(problem, epsilon)
     if kernels is not None:
         return kernels.labels(g)
     ops, xp = problem.ops, problem.ops.xp

@@ -18,7 +18,9 @@ from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
 from otcluster._kernels.points_loops import columns_kernel, nearest_kernel, rows_kernel
-from otcluster._kernels.sides import Side
+from otcluster._kernels.sides import Side, sides
+
+__all__ = ["Blocks", "Side", "blocks_of", "columns", "nearest", "shared_bytes", "sides", "soft_rows"]
 
 _BITS = 1 / math.log(2)
 _HALF = 0.5  # of what a float32 potential lost, in nats: beyond that the scores have no digits left

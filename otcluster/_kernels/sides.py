@@ -49,27 +49,11 @@ class Side:
         return int(self.parts.shape[1])
 
 
-def supported(x: Tensor, centroids: Tensor) -> str | None:
-    """Why the kernels for points do not take these arrays: a reason, or None where they do.
-
-    Example:
-        >>> import torch
-        >>> supported(torch.zeros(3, 2, dtype=torch.float64), torch.zeros(4, 2))
-        'x is float64, and the kernels take float16, bfloat16 and float32'
-    """
-    for name, array in (("x", x), ("centroids", centroids)):
-        if array.dtype not in (*HALVES, torch.float32):
-            return f"{name} is {str(array.dtype).removeprefix('torch.')}, and the kernels take float16, bfloat16 and float32"
-        if array.ndim != 2:
-            return f"{name} has shape {tuple(array.shape)}, and the kernels take one problem at a time, (count, d)"
-    return None if x.shape[1] else "the vectors have no dimensions"
-
-
 def sides(x: Tensor, centroids: Tensor, metric: str) -> tuple[Side, Side]:
     """Samples (n, d) and centroids (k, d) for scores of a metric: those that :class:`otcluster.PointScores` defines.
 
     Args:
-        x: float16, bfloat16 or float32, as :func:`supported` allows.
+        x: float16, bfloat16 or float32, as :func:`otcluster._kernels.select.unfit_points` allows.
         centroids: The same; its dtype may be another.
         metric: ``"dot"``, ``"cosine"`` or ``"sqeuclidean"``.
 

@@ -134,6 +134,10 @@ class GenericOps:
         """Kernels of passes over scores that exist (:mod:`otcluster._kernels.dense`), None where there are none for these."""
         return None
 
+    def point_kernels(self, x: Array, centroids: Array) -> Any:
+        """Kernels of passes over scores of points (:mod:`otcluster._kernels.points`), None where there are none for these."""
+        return None
+
     def survey_kernels(self, arrays: Sequence[Array]) -> Any:
         """Kernels that look for what is wrong with scores (:mod:`otcluster._kernels.survey`), None where there are none."""
         return None

@@ -75,6 +75,14 @@ class TorchOps(GenericOps):
 
         return dense
 
+    def point_kernels(self, x: Array, centroids: Array) -> Any:
+        objection = kernels.unfit_points(x, centroids)
+        if not kernels.takes("rounds over points", [x, centroids], [objection], any_layout=True):
+            return None
+        from otcluster._kernels import points
+
+        return points
+
     def survey_kernels(self, arrays: Sequence[Array]) -> Any:
         if not kernels.takes("the survey of scores", arrays):
             return None
