@@ -86,6 +86,21 @@ def centred_samples(x: Tensor, centre: Tensor) -> Side:
     return Side(*_laid(x, centre, "float16", 1 if stay(x) else 2, moved=not stay(x), raised=True))
 
 
+def moved_samples(x: Tensor, centre: Tensor) -> Side:
+    """As :func:`centred_samples`, without the shifts: for who compares the clusters of each sample alone."""
+    if stay(x) and x.dtype == torch.float16:
+        return Side(_padded(x)[None])
+    if x.shape[1] <= FEW:
+        return Side(_laid(x, centre, "float32", moved=True)[0])
+    parts, factor, _ = _laid(x, centre, "float16", 1 if stay(x) else 2, moved=not stay(x), raised=True)
+    return Side(parts, factor)
+
+
+def directions(x: Tensor) -> Side:
+    """Samples (n, d) whose products are those of their directions."""
+    return _one(x, False, True)
+
+
 def centred_clusters(centred: Tensor, centre: Tensor | None, *, half: bool = False) -> Side:
     """Centroids (k, d) around a centre, for squared distances.
 

@@ -83,6 +83,13 @@ class TorchOps(GenericOps):
 
         return points
 
+    def member_kernels(self, x: Array) -> Any:
+        if not kernels.takes("rounds of k-means", [x], [kernels.unfit_points(x, x)], any_layout=True):
+            return None
+        from otcluster._kernels import members
+
+        return members
+
     def survey_kernels(self, arrays: Sequence[Array]) -> Any:
         if not kernels.takes("the survey of scores", arrays):
             return None
