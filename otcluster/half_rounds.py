@@ -8,8 +8,9 @@ from otcluster._ops.generic import BELOW, Array
 from otcluster.fused import NATS_BELOW, Terms, fused_passes
 from otcluster.on_device import device_passes, takes_half_rounds
 from otcluster.on_device_points import point_passes
-from otcluster.passes import fold, plan_columns, representable, room_for, small_range, summed_rows, tiles
+from otcluster.passes import fold, plan_columns, room_for, summed_rows, tiles
 from otcluster.problem import Problem
+from otcluster.ranges import representable, small_range
 
 _INFINITY = float("inf")
 

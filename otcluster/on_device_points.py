@@ -9,6 +9,7 @@ from typing import Any
 
 from otcluster._ops.generic import Array
 from otcluster.problem import Problem
+from otcluster.ranges import representable, small_range
 from otcluster.scores import PointScores
 
 _INFINITY = float("inf")
@@ -26,10 +27,16 @@ class PointPasses:
         self._samples, self._clusters = scores.laid
         self._problem, self._kernels, self._epsilon = problem, kernels, epsilon
         self._squares = scores.metric == "sqeuclidean"
+        bounds = small_range(problem, epsilon)
+        self._bound = None if bounds is None else bounds[1]
 
     def first_columns(self) -> tuple[Array, Array]:
         """The largest score of each column, and its sum of ``mass * exp((score - largest) / epsilon)``: (1, k) both."""
         problem, xp, ops = self._problem, self._problem.ops.xp, self._problem.ops
+        if self._bound is not None:
+            offset = self._log(problem.weights[0, :]) - self._bound / self._epsilon
+            sums = self._kernels.scaled_sums(self._clusters, self._samples, offset, self._epsilon)
+            return xp.full_like(sums, self._bound)[None, :], sums[None, :]
         near, after = ops.full((problem.n_samples,), 0.0, problem.dtype), None
         if problem.is_weighted:
             weights = problem.weights[0, :]
@@ -45,7 +52,12 @@ class PointPasses:
         top, sums = self._rows(g)
         open_ = sums > 0
         factors = xp.where(open_, weights / xp.where(open_, sums, xp.ones_like(sums)), xp.zeros_like(sums))
-        columns = self._kernels.columns(self._samples, self._clusters, g[0, :], None, self._epsilon, top, factors)
+        if self._bound is not None:
+            offset = self._log(factors) - self._bound / self._epsilon
+            columns = self._kernels.scaled_sums(self._clusters, self._samples, offset, self._epsilon)
+            columns = columns * xp.exp(self._below(g))
+        else:
+            columns = self._kernels.columns(self._samples, self._clusters, g[0, :], None, self._epsilon, top, factors)
         lost = xp.sum(xp.where(open_, xp.zeros_like(sums), weights))
         return columns[None, :], lost[None]
 
@@ -72,8 +84,22 @@ class PointPasses:
         return labels[None, :], ops.cast(best, self._problem.dtype)[None, :]
 
     def _rows(self, g: Array) -> tuple[Array, Array]:
+        """What is subtracted in each row, and the sums relative to it, (n,) both; zero where all clusters are closed."""
+        xp = self._problem.ops.xp
+        if self._bound is not None:
+            offset = self._below(g) - self._bound / self._epsilon
+            sums = self._kernels.scaled_sums(self._samples, self._clusters, offset, self._epsilon)
+            return xp.zeros_like(sums) + (xp.max(g) + self._bound), sums
         top, sums = self._kernels.soft_rows(self._samples, self._clusters, g[0, :], None, self._epsilon)
         return top, sums
+
+    def _below(self, g: Array) -> Array:
+        """Potentials below the largest, over epsilon: (k,)."""
+        xp, most = self._problem.ops.xp, self._problem.ops.xp.max(g)
+        return (g[0, :] - xp.where(most == -_INFINITY, xp.zeros_like(most), most)) / self._epsilon
+
+    def _log(self, values: Array) -> Array:
+        return self._problem.ops.log(self._problem.ops.cast(values, self._problem.ops.wide))
 
 
 def are_few(problem: Problem, most: int) -> bool:
@@ -93,8 +119,7 @@ def point_passes(problem: Problem, epsilon: float) -> PointPasses | None:
     kernels = _kernels_for(problem)
     if kernels is None:
         return None
-    smallest = float(problem.ops.xp.finfo(problem.dtype).smallest_normal)
-    return PointPasses(problem, kernels, problem.scores, max(epsilon, smallest))  # type: ignore[arg-type]
+    return PointPasses(problem, kernels, problem.scores, representable(problem, epsilon))  # type: ignore[arg-type]
 
 
 def _kernels_for(problem: Problem) -> Any:

@@ -19,10 +19,10 @@ from otcluster.fused import Terms, fused_passes
 from otcluster.on_device import device_passes
 from otcluster.on_device_points import FEW_SCORES, are_few, point_passes, takes_points
 from otcluster.problem import Problem
+from otcluster.ranges import representable, small_range
 from otcluster.scores import DenseScores
 
 _INFINITY = float("inf")
-_SAFE_RANGE = (44.0, 400.0)  # of scores / epsilon, in float32 and float64
 
 
 def tiles(problem: Problem, *, whole: bool = False) -> Iterator[tuple[slice, slice, Array]]:
@@ -173,22 +173,6 @@ def plan_labels(problem: Problem, g: Array, epsilon: float) -> Array:
         return xp.where(top > -_INFINITY, largest, xp.full_like(largest, -1))
 
     return _gather(problem, read, (), ops.integer)
-
-
-def representable(problem: Problem, epsilon: float) -> float:
-    """The strength, or the least that the dtype knows."""
-    return max(epsilon, float(problem.ops.xp.finfo(problem.dtype).smallest_normal))
-
-
-def small_range(problem: Problem, epsilon: float) -> tuple[float, float] | None:
-    """Bounds of the scores if ``exp(scores / epsilon)`` is in no danger, whatever the potentials."""
-    if problem.bounds is None:
-        return None
-    low, high = problem.bounds
-    # The cluster with the largest g gives each row an entry of at least exp(low - high): row sums stay far from underflow, and
-    # masses divided by them from overflow. Scores that are large beside their range would lose digits when they are multiplied.
-    safe = (high - low) / epsilon <= _SAFE_RANGE[problem.dtype == problem.ops.xp.float64]
-    return problem.bounds if safe and max(abs(low), abs(high)) <= 2 * (high - low) else None
 
 
 def is_scaled(problem: Problem, epsilon: float) -> bool:

@@ -18,7 +18,7 @@ from torch.library import triton_op, wrap_triton
 
 from otcluster._kernels import points
 from otcluster._kernels.members_loops import merged_kernel, own_squares_kernel, piece_sums_kernel
-from otcluster._kernels.sides import Side, centred_clusters, directions, moved_samples, stay
+from otcluster._kernels.sides import HIGHEST, Side, directions, moved_samples, split, stay
 
 __all__ = ["Side", "assign", "compared", "labels", "own_squares", "rounded_clusters", "segment_sums", "stay"]
 
@@ -61,9 +61,11 @@ def labels(samples: Side, centroids: Tensor, around: Tensor | None) -> Tensor:
         centroids: (k, d), float64 or float32, in the coordinates of the samples.
         around: Where these begin, of samples that :func:`otcluster._kernels.sides.stay`; else None.
     """
-    clusters = centred_clusters(centroids, around, half=True)
-    assert clusters.shift is not None
-    return points.nearest(samples, Side(clusters.parts, clusters.factor), clusters.shift.float())[0]
+    wide = centroids.double()
+    shift = -(wide * (wide / 2 if around is None else wide / 2 + around)).sum(1)
+    # One power of two for all, which changes no order: a factor for each cluster would cost a multiplication for each score.
+    up = torch.ldexp(torch.ones_like(shift[:1]), HIGHEST - torch.frexp(wide.abs().amax())[1])
+    return points.nearest(samples, split(wide * up), (shift * up).float())[0]
 
 
 def rounded_clusters(centroids: Tensor, dtype: torch.dtype) -> Side:

@@ -96,6 +96,12 @@ def moved_samples(x: Tensor, centre: Tensor) -> Side:
     return Side(parts, factor)
 
 
+def split(vectors: Tensor) -> Side:
+    """Vectors (count, d) in exact parts without factors; their entries lie in the range of float16."""
+    dtype, n_parts = ("float32", 1) if vectors.shape[1] <= FEW else ("float16", 2)
+    return Side(_laid(vectors, None, dtype, n_parts)[0])
+
+
 def directions(x: Tensor) -> Side:
     """Samples (n, d) whose products are those of their directions."""
     return _one(x, False, True)
