@@ -39,19 +39,24 @@ class Blocks(NamedTuple):
     stages: int
 
 
-def blocks_of(dtype: torch.dtype, d: int, own_parts: int, other_parts: int) -> Blocks:
-    """The layout for sides of so many parts; vectors that fit beside what is loaded ahead are kept whole."""
-    whole = triton.next_power_of_2(d)
+def blocks_of(dtype: torch.dtype, d: int, own_parts: int, other_parts: int, nearest: bool = False) -> Blocks:
+    """The layout for sides of so many parts; vectors that fit beside what is loaded ahead are kept whole.
+
+    Who looks for the nearest keeps three numbers for each place of a block in registers, the others one.
+    """
+    whole, parts = triton.next_power_of_2(d), own_parts + other_parts
     if dtype == torch.float32:
         return Blocks(128, 64, min(whole, 32), 8, 2)
-    tight = whole - d <= d // 4
-    if tight and whole <= 128 and max(own_parts, other_parts) == 1:
-        return Blocks(128, 128, whole, 8, 2 if whole == 128 else 3)
-    if tight and whole <= 128:
-        return Blocks(128, 64 if own_parts + other_parts == 4 else 128, whole, 8, 2)
-    if tight and whole == 256 and own_parts + other_parts == 2:
-        return Blocks(128, 64, whole, 8, 2)
-    return Blocks(128, 128, 64 if own_parts + other_parts < 4 else 32, 8, 3)
+    if whole - d <= d // 4 and whole <= 128:
+        if nearest and parts < 4:
+            return Blocks(128, 64, whole, 8 if parts == 2 else 4, 2)
+        if not nearest and parts == 2:
+            return Blocks(128, 128, whole, 8, 2 if whole == 128 else 3)
+        if not nearest:
+            return Blocks(128, 64 if parts == 4 else 128, whole, 8, 2)
+    if nearest:
+        return Blocks(128, 128, 64, 8, 3 if parts < 4 else 2)
+    return Blocks(128, 256, 64 if parts == 2 else 32, 8, 3)
 
 
 def shared_bytes(blocks: Blocks, d: int, own_parts: int, other_parts: int) -> int:
@@ -74,11 +79,11 @@ def _read(side: Tensor) -> Tensor:
     return side.float() if side.dtype == torch.bfloat16 and side.device.type == "cpu" else side
 
 
-def _layout(own: Tensor, other: Tensor) -> tuple[tuple[int, int], int, dict[str, Any]]:
+def _layout(own: Tensor, other: Tensor, nearest: bool = False) -> tuple[tuple[int, int], int, dict[str, Any]]:
     """The grid, how many of the others a span has, and what the kernels take by name."""
     (own_parts, n_own, d), (other_parts, n_other, _) = own.shape, other.shape
     processors, shared = _device(own.device)
-    blocks = blocks_of(own.dtype, d, own_parts, other_parts)
+    blocks = blocks_of(own.dtype, d, own_parts, other_parts, nearest)
     if shared_bytes(blocks, d, own_parts, other_parts) + _MORE > shared:
         blocks = Blocks(128, 64, 32, 8, 2)
     across = triton.cdiv(n_own, blocks.own)
@@ -137,7 +142,7 @@ def _nearest(
     inverse: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     own, other = _read(own), _read(other)
-    grid, span, names = _layout(own, other)
+    grid, span, names = _layout(own, other, nearest=True)
     n, k = own.shape[1], other.shape[1]
     labels = torch.empty((grid[1], n), dtype=torch.int64, device=own.device)
     bests = torch.empty((grid[1], n), dtype=torch.float32, device=own.device)
