@@ -96,9 +96,9 @@ def test_vectors_and_members(spilt):
     types = {
         "x": "*fp16", "vectors": "*fp32", "parts": "*fp16",
         **dict.fromkeys(("order", "bounds", "firsts", "labels"), "*i64"),
-        **dict.fromkeys(("sums", "masses", "pieces", "shifts"), "*fp64"),
-        **dict.fromkeys(("D", "d", "n", "count", "width"), "i32"),
-        **dict.fromkeys(("weights", "scale", "centre", "centroids", "squares", "factors"), "*fp32"),
+        **dict.fromkeys(("sums", "masses", "pieces", "shifts", "around", "sums_of", "squares_of"), "*fp64"),
+        **dict.fromkeys(("D", "d", "n", "count", "width", "chunk"), "i32"),
+        **dict.fromkeys(("weights", "scale", "centre", "centroids", "squares", "factors", "tops"), "*fp32"),
         "multiplier": "fp32", "halves": "fp32",
     }  # fmt: skip
     block = {"ROWS": 32, "WIDTH": 128}
@@ -116,6 +116,7 @@ def test_vectors_and_members(spilt):
     for kernel, constants in (
         (members_loops.piece_sums_kernel, all_of_it),
         (members_loops.merged_kernel, {"ROWS": 16, "WIDTH": 128}),
+        (members_loops.moments_kernel, {"HAS_WEIGHTS": True, "HAS_SCALE": True, "ROWS": 16, "WIDTH": 128}),
         (members_loops.own_squares_kernel, {"HAS_SCALE": True, **block}),
         (sides_loops.laid_kernel, laid),
         (sides_loops.laid_kernel, {**laid, "PARTS": 1, "count": 1}),
