@@ -45,7 +45,7 @@ def build_segmenter(recipe: Recipe, classes: Sequence[str]) -> Segmenter:
         try:
             network = build_network(
                 pixels.network, recipe.backbone.name, dim=pixels.dim, output_stride=pixels.output_stride,  # type: ignore[arg-type]
-                pretrained=recipe.backbone.pretrained, aux=pixels.aux_weight > 0,
+                pretrained=recipe.backbone.pretrained, aux=pixels.aux_weight > 0, options=dict(recipe.backbone.options),
             )  # fmt: skip
         except ValueError as error:
             raise RecipeError(f"backbone.name and pixels.*: {error}") from None
