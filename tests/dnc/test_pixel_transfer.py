@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import numpy as np
@@ -9,14 +10,17 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from benchmarks import transfer_pixels
 from otcluster.dnc import load_recipe, load_run, train, training
 from otcluster.dnc.commands import app
 from otcluster.dnc.errors import RecipeError
 from otcluster.dnc.pixels.runs import build_segmenter, load_pixel_run
 from otcluster.dnc.pixels.transfer import begin_encoder
 from otcluster.dnc.progress import Silent
+from otcluster.dnc.run import RunFiles
 from otcluster.dnc.transfer import digest, starting_point
 from otcluster.runs.interruption import Interrupted
+from tests import processes
 from tests.dnc.conftest import listing, small
 from tests.dnc.pixel_files import Stop, pixel_recipe, write_folders
 
@@ -165,8 +169,8 @@ def test_stopped_anywhere_it_ends_the_same_without_the_run_it_began_with(small_r
         (
             ["backbone.name=resnet18", "backbone.stem=cifar"],
             ["backbone.name=resnet18"],
-            r"conv1\.weight has shape \(64, 3, 3, 3\) there and \(64, 3, 7, 7\) here, for the run begins as small images need it "
-            r"\(backbone\.stem=cifar\).*train it with backbone\.stem=imagenet",
+            r"conv1\.weight has shape \(64, 3, 3, 3\) there and \(64, 3, 7, 7\) here, for the run begins as small images "
+            r"need it \(backbone\.stem=cifar\).*train it with backbone\.stem=imagenet",
         ),
         (["data.channels=1"], [], r"trained on images of 1 channels, and data\.channels is 3"),
     ],
@@ -204,3 +208,28 @@ def test_the_command_line_begins_with_a_run(small_run, folders, tmp_path):
     assert told.exit_code == 0, told.output
     assert "none discarded" in told.stdout.replace("\n", " ")
     assert np.isfinite(load_pixel_run(tmp_path / "run").model.head.subcentroids.numpy()).all()
+
+
+def test_the_benchmark_trains_all_from_images_and_takes_runs_that_are_there(small_run, folders, tmp_path, capsys, monkeypatch):
+    forks = processes.forks()
+    monkeypatch.setattr(transfer_pixels.multiprocessing, "get_context", lambda _: forks)
+    tiny = ["backbone.name=test_resnet", "data.batch_size=4", "train.epochs=1"]
+    pixels = [*tiny, "data.kind=pixel-folders", "pixels.resize=null", "pixels.crop=[32,48]", "pixels.dim=16"]
+    arguments = ["--data", str(folders), "--out", str(tmp_path), "--set", *pixels]
+    images = ["--images", str(small_run / "images"), "--image-recipe", "image-folder"]
+    transfer_pixels.main([*arguments, *images, "--set-images", *tiny, "data.image_size=16"])
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert {name: len(values) for name, values in results["mean_iou"].items()} == {"DNC": 1, "softmax": 1, "random weights": 1}
+    told = capsys.readouterr().out
+    assert (tmp_path / "results.md").read_text() in told
+    rows = [line.split(" | ") for line in told.splitlines() if line.startswith("| ")][1:]
+    assert [row[0] for row in rows] == ["| DNC", "| softmax", "| random weights"]
+    n = backbone_of(tmp_path / "images-dnc-0").num_features
+    assert [row[3] for row in rows] == ["0", f"{3 * n + 3:,}", ""]  # of three classes
+    for name in ("dnc", "softmax"):
+        source = RunFiles(tmp_path / f"pixels-{name}-0").read_recipe().backbone.init_from
+        assert source == str(tmp_path / f"images-{name}-0")
+    before = listing(tmp_path)
+    runs = [str(tmp_path / f"images-{name}-0") for name in ("dnc", "softmax")]
+    transfer_pixels.main([*arguments, "--images", *runs])
+    assert listing(tmp_path) == before  # finished runs are read, and say the same

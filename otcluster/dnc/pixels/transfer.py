@@ -41,9 +41,27 @@ def begin_encoder(model: Segmenter, recipe: Recipe, weights: dict[str, Tensor] |
     except RunError as error:
         raise RecipeError(f"backbone.init_from: {error}") from error
     network: Network = model.network  # type: ignore[assignment]
-    found, left = _placed(network.encoder, given, _who(run.recipe.backbone, recipe.backbone, source), run.recipe.backbone)
-    network.encoder.load_state_dict(found)
-    return _told(run, source, left)
+    who = _who(run.recipe.backbone, recipe.backbone, source)
+    network.encoder.load_state_dict(_placed(network.encoder, given, who, run.recipe.backbone))
+    sizes, unused = {name: each.numel() for name, each in run.model.named_parameters()}, discarded(network.encoder, run)
+    n, numbers = len(sizes) - len(unused), sum(sizes.values()) - sum(unused.values())
+    rest = f"discarded: {', '.join(unused)}" if unused else "none discarded"
+    return f"the encoder begins with {n} of {len(sizes)} parameters of {source} ({numbers:,} numbers), {rest}"
+
+
+def discarded(encoder: nn.Module, run: LoadedRun) -> dict[str, int]:
+    """The parameters of a run of images that an encoder has no place for, and of how many numbers each is.
+
+    Args:
+        encoder: Of :class:`otcluster.dnc.pixels.networks.Network`.
+        run: From :func:`otcluster.dnc.load_run`.
+    """
+    places = _places(encoder)
+    return {
+        name: each.numel()
+        for name, each in run.model.named_parameters()
+        if not name.startswith(_BACKBONE) or _flat(name.removeprefix(_BACKBONE)) not in places
+    }
 
 
 def _who(theirs: BackboneConfig, ours: BackboneConfig, source: Path) -> str:
@@ -56,21 +74,16 @@ def _described(config: BackboneConfig) -> str:
     return f"backbone.name={config.name}{more}"
 
 
-def _placed(
-    encoder: nn.Module, weights: dict[str, Tensor], who: str, theirs: BackboneConfig
-) -> tuple[dict[str, Tensor], list[str]]:
-    """The weights by the names of the encoder, all that it has, and the names of those behind its last stage."""
-    # timm takes the stages out of a list of them: "layers.0.x" is "layers_0.x" here.
-    expected = encoder.state_dict()
-    places = {_flat(name.removeprefix(_ENCODER)): name for name in expected}
+def _placed(encoder: nn.Module, weights: dict[str, Tensor], who: str, theirs: BackboneConfig) -> dict[str, Tensor]:
+    """The weights by the names of the encoder, all that it has; what lies behind its last stage is left out."""
+    expected, places = encoder.state_dict(), _places(encoder)
     stages = tuple(f"{name}_" for name, _ in encoder.get_submodule(_ENCODER.removesuffix(".")).named_children())
-    found, left = {}, []
+    found = {}
     for name, value in weights.items():
         place = places.get(_flat(name))
         if place is None and _flat(name).startswith(stages):
             raise RecipeError(f"{who}: the encoder has no {name}")
         if place is None:
-            left.append(name)
             continue
         here, there = tuple(expected[place].shape), tuple(value.shape)
         if here != there and theirs.stem != "imagenet":
@@ -84,17 +97,13 @@ def _placed(
         found[place] = value
     if missing := next((name for name in expected if name not in found), None):
         raise RecipeError(f"{who}: the run has no {missing.removeprefix(_ENCODER)}")
-    return found, left
+    return found
+
+
+def _places(encoder: nn.Module) -> dict[str, str]:
+    """The names of an encoder by those of its backbone: timm takes stages out of their list, "layers.0.x" is "layers_0.x"."""
+    return {_flat(name.removeprefix(_ENCODER)): name for name in encoder.state_dict()}
 
 
 def _flat(name: str) -> str:
     return name.replace(".", "_")
-
-
-def _told(run: LoadedRun, source: Path, left: list[str]) -> str:
-    unused = {f"{_BACKBONE}{name}" for name in left}
-    sizes = {name: value.numel() for name, value in run.model.named_parameters()}
-    names = [name for name in sizes if not name.startswith(_BACKBONE) or name in unused]
-    n, numbers = len(sizes) - len(names), sum(sizes.values()) - sum(sizes[name] for name in names)
-    discarded = f"discarded: {', '.join(names)}" if names else "none discarded"
-    return f"the encoder begins with {n} of {len(sizes)} parameters of {source} ({numbers:,} numbers), {discarded}"
