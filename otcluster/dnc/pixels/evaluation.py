@@ -160,7 +160,8 @@ def evaluate_pixels(
     Raises:
         DataError: An image or map cannot be read, and is not skipped; or none of several can.
     """
-    how, matrix = inference or Inference(), MulticlassConfusionMatrix(n_classes, ignore_index=IGNORE)
+    # Who has other images adds what is found, or has none and does not wait: torchmetrics would ask all ranks.
+    how, matrix = inference or Inference(), MulticlassConfusionMatrix(n_classes, ignore_index=IGNORE, sync_on_compute=False)
     plain, n_images = convert.plain(), 0
     chosen = range(len(split)) if indices is None else indices
     for index in chosen:
