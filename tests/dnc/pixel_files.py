@@ -38,6 +38,51 @@ def write_folders(root, n=8, n_test=3, seed=0):
     (root / "classes.txt").write_text("red\ngreen\nblue\n")
 
 
+def write_layout(layout, root, rng):
+    """A data set as it is published, with labels that use the edges of its table."""
+    if layout == "camvid":
+        for part in ("train", "val", "test"):
+            for at in range(3):
+                pixels, labels = picture(rng)
+                labels[0, :12] = range(12)  # 11 is unlabelled
+                save(pixels, root / part / "images" / f"{at}.jpg")
+                save(labels, root / part / "labels" / f"{at}.png")
+    elif layout == "ade20k":
+        for part in ("training", "validation"):
+            for at in range(3):
+                pixels, labels = picture(rng)
+                labels[0, :3] = [0, 1, 150]
+                save(pixels, root / "ADEChallengeData2016" / "images" / part / f"ADE_{at}.jpg")
+                save(labels, root / "ADEChallengeData2016" / "annotations" / part / f"ADE_{at}.png")
+    else:
+        for part in ("train", "val"):
+            for at in range(3):
+                pixels, labels = picture(rng)
+                labels[0, :4] = [0, 7, 33, 255]  # unlabelled, road, bicycle, licence plate
+                name = f"ulm_{at}"
+                save(pixels, root / "leftImg8bit" / part / "ulm" / f"{name}_leftImg8bit.png")
+                save(labels, root / "gtFine" / part / "ulm" / f"{name}_gtFine_labelIds.png")
+
+
+def harm(folders, what):
+    """Make one file wrong; which is named."""
+    labels, image = folders / "train" / "labels" / "3.png", folders / "train" / "images" / "3.png"
+    if what == "value":
+        save(np.full((48, 64), 3, np.uint8), labels)
+    elif what == "colours":
+        save(np.zeros((48, 64, 3), np.uint8), labels)
+    elif what == "size":
+        save(np.zeros((40, 64), np.uint8), labels)
+    elif what == "map":
+        labels.write_bytes(b"no picture")
+    elif what == "image":
+        image.write_bytes(b"no picture")
+    elif what == "no map":
+        labels.unlink()
+    else:
+        image.unlink()
+
+
 def pixel_recipe(folders, *changes, name="camvid-fcn-resnet18"):
     """A recipe of two epochs of two steps each, on the folders that :func:`write_folders` makes."""
     where = ["data.kind=pixel-folders", f"data.dir={folders}", "pixels.resize=null", "pixels.crop=[32,48]"]
