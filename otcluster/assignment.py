@@ -227,9 +227,10 @@ class EntropicAssignment(Assignment):
         *,
         error: Array | None = None,
         converged: Array | None = None,
+        labels: Array | None = None,
     ) -> None:
         super().__init__(problem, solver, g, n_iter)
-        self.epsilon = epsilon
+        self.epsilon, self._labels = epsilon, labels
         self._error, self._converged = error, converged
         self._status: Status | None = None
         self._sums: tuple[Array, Array] | None = None
@@ -267,6 +268,8 @@ class EntropicAssignment(Assignment):
 
     def labels(self) -> Array:
         self.problem.check_unchanged()
+        if self._labels is not None:
+            return self.problem.ops.copy(self._labels)
         with self.problem.ops.quiet():
             return self._per_sample(passes.plan_labels(self.problem, self._g, self.epsilon))
 

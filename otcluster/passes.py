@@ -17,6 +17,7 @@ from typing import Any
 
 from otcluster._ops.generic import BELOW, Array
 from otcluster.fused import NATS_BELOW, Terms, fused_passes
+from otcluster.on_device import device_passes, takes_half_rounds
 from otcluster.problem import Problem
 from otcluster.scores import DenseScores
 
@@ -62,6 +63,9 @@ def first_potential(problem: Problem, epsilon: float) -> Array:
     With unit masses that start is exp(scores / epsilon), as in the training codes that use Sinkhorn-Knopp. Each column is
     shifted by its own maximum, found on the way: that changes nothing in the result, and one entry of each column is 1.
     """
+    kernels = device_passes(problem, epsilon) if takes_half_rounds(problem) else None
+    if kernels is not None:
+        return kernels.first()
     ops, xp = problem.ops, problem.ops.xp
     epsilon = _representable(problem, epsilon)
 
@@ -121,6 +125,15 @@ def raised(problem: Problem, g: Array, columns: Array, epsilon: float) -> Array:
     return _half_round(problem, g if side is None else side.settled(problem.ops.xp, g, problem.clusters), columns, epsilon)
 
 
+def raised_again(problem: Problem, g: Array, epsilon: float) -> Array:
+    """A whole round: a pass at ``g``, and then the clusters' half-round."""
+    kernels = device_passes(problem, epsilon) if takes_half_rounds(problem) else None
+    if kernels is not None:
+        return kernels.raised(g)
+    columns, _ = plan_columns(problem, g, epsilon)
+    return raised(problem, g, columns, epsilon)
+
+
 def _half_round(problem: Problem, g: Array, columns: Array, epsilon: float) -> Array:
     xp, side = problem.ops.xp, problem.cluster_side
     smallest = float(xp.finfo(problem.dtype).smallest_normal)
@@ -140,6 +153,9 @@ def plan_columns(
         The sums, (n_problems, k), and the mass of samples that no cluster may take, (n_problems,); both wide.
     """
     ops, xp = problem.ops, problem.ops.xp
+    kernels = device_passes(problem, epsilon) if look is None else None
+    if kernels is not None:
+        return problem.summed(*kernels.plan_columns(g))
     fused = fused_passes(problem) if look is None else None
     if fused is not None:
         columns, lost = fused.plan_columns(tiles(problem, whole=True), _terms(problem, g, epsilon))
@@ -195,6 +211,9 @@ def sample_potential(problem: Problem, g: Array, epsilon: float) -> Array:
 
 def plan(problem: Problem, g: Array, epsilon: float) -> Array:
     """The plan, (batches, n, k), with exact rows."""
+    kernels = device_passes(problem, epsilon)
+    if kernels is not None:
+        return kernels.plan(g)
     fused = fused_passes(problem)
     if fused is not None:
         return fused.plan(tiles(problem, whole=True), _terms(problem, g, epsilon))
@@ -226,6 +245,9 @@ def tile_plan(
 
 def plan_labels(problem: Problem, g: Array, epsilon: float) -> Array:
     """The largest entry of each row of the plan, (batches, n); -1 for a sample that may join no cluster."""
+    kernels = device_passes(problem, epsilon)
+    if kernels is not None:
+        return kernels.labels(g)
     ops, xp = problem.ops, problem.ops.xp
     fused = fused_passes(problem)
     if fused is not None:

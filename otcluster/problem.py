@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import math
 from dataclasses import dataclass
@@ -61,8 +62,6 @@ class Problem:
     scores: Scores
     sample_mass: Array
     """(..., n), in the dtype of the answer."""
-    cluster_mass: Array
-    """(..., k) or (n_groups, k), in the dtype of the answer."""
     assigned_mass: Array | None
     """What the clusters share, one number per problem in the dtype of the answer; None where that is everything."""
     cluster_side: RelaxedKL | None
@@ -81,8 +80,6 @@ class Problem:
     """Mass of the samples of each problem: (n_problems,), in the wide dtype."""
     assigned: Array
     """What the clusters share of it."""
-    closed: Array
-    """Which clusters the caller closed, by giving them no mass: (n_problems, k)."""
     has_forbidden: bool | None
     """Whether any pair is forbidden; None if nobody looked."""
     bounds: tuple[float, float] | None
@@ -142,16 +139,20 @@ class Problem:
         # The totals of the two sides are compared as they were given, before the dtype of the answer rounds them.
         exact = self._exact_masses()
         given_totals = self._totals(exact)
-        weights = ops.copy(ops.cast(exact, source.dtype))
+        weights = ops.copy(ops.cast(exact, source.dtype)) if self.is_weighted else exact
         self._set(sample_mass=xp.reshape(weights, self.sample_shape), weights=weights)
-        self._set(totals=given_totals if sample_mass is None else self._totals(weights))
+        self._set(totals=self._totals(weights) if self.is_weighted else given_totals)
         self._set(assigned=self.totals, assigned_mass=None)
         if assigned_mass is not None:
             shared = self.asked_assigned()
             self._set(assigned_mass=ops.cast(xp.reshape(shared, self.problem_shape), source.dtype), assigned=shared)
 
+        self._set(has_forbidden=None, bounds=source.known_bounds)
+        if not (check and ops.may_check) and self.has_equal_clusters and assigned_mass is None:
+            self._set(clusters=self._equal_shares())
+            return
         clusters, name = self.asked_clusters()
-        self._set(closed=clusters == 0, has_forbidden=None, bounds=source.known_bounds)
+        self._set(closed=clusters == 0)
         if check and ops.may_check:
             try:
                 has_forbidden, bounds = check_values(self, exact, given_totals, clusters, name)
@@ -192,9 +193,12 @@ class Problem:
             clusters = clusters / xp.where(largest > 0, largest, xp.ones_like(largest))
         # Scaled also where the totals agree to rounding: a tolerance below that rounding can then be met.
         sums = xp.sum(clusters, axis=-1)
-        clusters = clusters * (self.assigned / xp.where(sums > 0, sums, xp.ones_like(sums)))[:, None]
-        shape = (*self.problem_shape, self.n_clusters)
-        self._set(clusters=clusters, cluster_mass=ops.cast(xp.reshape(clusters, shape), self.dtype))
+        self._set(clusters=clusters * (self.assigned / xp.where(sums > 0, sums, xp.ones_like(sums)))[:, None])
+
+    def _equal_shares(self) -> Array:
+        """What is assigned, shared equally by the clusters: (n_problems, k)."""
+        xp = self.ops.xp
+        return xp.broadcast_to((self.assigned / self.n_clusters)[:, None], (self.n_problems, self.n_clusters)) + 0.0
 
     def _set(self, **values: Any) -> None:
         for name, value in values.items():
@@ -221,6 +225,35 @@ class Problem:
     def n_clusters(self) -> int:
         """Clusters of each problem (of each group, when grouped)."""
         return self.scores.n_clusters
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether masses of the samples were given."""
+        return "sample_mass" in self.given
+
+    @property
+    def has_equal_clusters(self) -> bool:
+        """Whether no masses of the clusters were given."""
+        return "cluster_mass" not in self.given and "cluster_share" not in self.given
+
+    @functools.cached_property
+    def sorted_rows(self) -> tuple[Array, Array]:
+        """The rows of a grouped problem sorted by group, (n,), and where each group begins there, (n_groups + 1,)."""
+        xp, ops = self.ops.xp, self.ops
+        assert self.groups is not None
+        order = xp.argsort(self.groups, stable=True)
+        return order, ops.cast(xp.searchsorted(xp.take(self.groups, order), ops.arange(self.n_problems + 1)), ops.integer)
+
+    @functools.cached_property
+    def cluster_mass(self) -> Array:
+        """(..., k) or (n_groups, k), in the dtype of the answer."""
+        shape = (*self.problem_shape, self.n_clusters)
+        return self.ops.cast(self.ops.xp.reshape(self.clusters, shape), self.dtype)
+
+    @functools.cached_property
+    def closed(self) -> Array:
+        """Which clusters the caller closed, by giving them no mass: (n_problems, k)."""
+        return self.clusters != self.clusters  # noqa: PLR0124  (none: nothing was given)
 
     @property
     def problem_shape(self) -> tuple[int, ...]:
@@ -279,13 +312,14 @@ class Problem:
     def with_clusters(self, clusters: Array) -> Problem:
         """The same problem, checked as it is, with other masses of the clusters, (n_problems, k) and wide."""
         other = copy.copy(self)
-        shape = (*self.problem_shape, self.n_clusters)
-        other._set(clusters=clusters, cluster_mass=self.ops.cast(self.ops.xp.reshape(clusters, shape), self.dtype))
+        other.__dict__.pop("cluster_mass", None)
+        other._set(clusters=clusters)
         return other
 
     def _exact_masses(self) -> Array:
         """Sample masses as they came in, (batches, n), wide."""
-        exact = self._masses(self.given.get("sample_mass"), "sample_mass", self.sample_shape, self.ops.wide)
+        dtype = self.ops.wide if self.is_weighted else self.dtype
+        exact = self._masses(self.given.get("sample_mass"), "sample_mass", self.sample_shape, dtype)
         return self.ops.xp.reshape(exact, (1 if self.groups is not None else self.n_problems, self.n_samples))
 
     def _masses(self, values: Any, name: str, shape: tuple[int, ...], dtype: Any, *, spread: bool = False) -> Array:
@@ -307,6 +341,11 @@ class Problem:
 
     def _totals(self, weights: Array) -> Array:
         ops, xp = self.ops, self.ops.xp
+        if self.groups is None and not self.is_weighted:
+            return ops.full((self.n_problems,), float(self.n_samples), ops.wide)
+        if not self.is_weighted and ops.may_have_kernels:
+            starts = self.sorted_rows[1]
+            return ops.cast(starts[1:] - starts[:-1], ops.wide)
         wide = ops.cast(weights, ops.wide)
         if self.groups is None:
             return xp.sum(wide, axis=-1)

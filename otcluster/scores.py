@@ -5,6 +5,7 @@ A source of scores hands out *tiles* of shape (batches, rows, clusters). Whoever
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, Literal, Protocol, TypeAlias, get_args
@@ -105,10 +106,14 @@ class DenseScores:
             raise ValueError(f"scores of shape {tuple(values.shape)} have no clusters: the last dimension must be at least 1")
         self.dtype = self.ops.float_dtype(values, "scores")
         self.given = values
-        with self.ops.quiet():
-            self.values = self.ops.cast(values, self.dtype)
         *batch, self.n_samples, self.n_clusters = (int(size) for size in values.shape)
         self.batch_shape = tuple(batch)
+
+    @functools.cached_property
+    def values(self) -> Array:
+        """The scores in the dtype to compute in."""
+        with self.ops.quiet():
+            return self.ops.cast(self.given, self.dtype)
 
     def __repr__(self) -> str:
         return f"DenseScores(shape={tuple(self.given.shape)}, dtype={self.given.dtype})"
@@ -127,7 +132,8 @@ class DenseScores:
         if not self.n_samples or 0 in self.batch_shape:
             nothing = self.ops.full((), 0.0, self.ops.wide)
             return nothing, nothing
-        least, greatest = self.ops.extremes(self.values)
+        # Found in the dtype of the caller, so that half of a precision is not written out as a whole one.
+        least, greatest = (self.ops.cast(each, self.dtype) for each in self.ops.extremes(self.given))
         return _with_headroom(least), _with_headroom(greatest)
 
     def too_large(self) -> Array:

@@ -98,6 +98,16 @@ def test_a_rare_class_keeps_its_samples():
     assert 1 not in common.labels
 
 
+def test_a_class_queue_gives_out_its_features_by_class():
+    queue, labels = otc.ClassQueue(9, 2, n_classes=3), torch.tensor([0, 2, 2, 0, 2, 2, 2])
+    queue.push(torch.arange(14.0).view(7, 2), labels)
+    features, is_there = queue.by_class()
+    assert is_there.sum(dim=1).tolist() == [2, 0, 3]
+    for label in range(3):
+        expected = queue.features[queue.labels == label]
+        assert sorted(features[label][is_there[label]].tolist()) == sorted(expected.tolist())
+
+
 def test_a_queue_is_ready_when_it_is_full_unless_told_otherwise():
     queue = otc.MemoryQueue(3, 1)
     for expected in (False, False, True, True):

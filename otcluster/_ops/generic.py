@@ -34,6 +34,9 @@ class GenericOps:
     rounds_between_syncs = 1
     """How many rounds may pass before a loop asks whether everything has converged."""
 
+    may_have_kernels = False
+    """Whether it is worth asking for kernels of a device."""
+
     wide: Any
     """The dtype of sums and potentials, one step wider than float32 where the device has it."""
 
@@ -125,6 +128,14 @@ class GenericOps:
 
     def kernels(self, dtype: Any) -> Any:
         """Compiled loops over rows for scores of ``dtype`` (:mod:`otcluster._ops.compiled`), None where there are none."""
+        return None
+
+    def dense_kernels(self, scores: Array, weights: Array | None) -> Any:
+        """Kernels of passes over scores that exist (:mod:`otcluster._kernels.dense`), None where there are none for these."""
+        return None
+
+    def group_kernels(self, arrays: Sequence[Array], k: int, rows_each: float) -> Any:
+        """Kernels that balance groups of some rows each over k clusters, in one launch, None where there are none for these."""
         return None
 
     def quiet(self) -> contextlib.AbstractContextManager[Any]:

@@ -10,6 +10,7 @@ import array_api_compat.torch
 import numpy as np
 import torch
 
+from otcluster._kernels import select as kernels
 from otcluster._ops import compiled, torch_gradients
 from otcluster._ops.generic import BELOW, Array, GenericOps
 
@@ -28,6 +29,7 @@ class TorchOps(GenericOps):
         self.tile_elements = 1 << 19 if self.on_host else 1 << 28
         self.may_check = not torch.compiler.is_compiling()
         self.rounds_between_syncs = 1 if self.on_host else 8
+        self.may_have_kernels = kernels.may_be_there(array.device)
 
     @property
     def n_threads(self) -> int:
@@ -65,6 +67,25 @@ class TorchOps(GenericOps):
         if not self.on_host or torch.compiler.is_compiling():
             return None
         return compiled.kernels(str(dtype).removeprefix("torch."))
+
+    def dense_kernels(self, scores: Array, weights: Array | None) -> Any:
+        if not kernels.takes("rounds over scores", [scores] if weights is None else [scores, weights]):
+            return None
+        from otcluster._kernels import dense
+
+        return dense
+
+    def group_kernels(self, arrays: Sequence[Array], k: int, rows_each: float) -> Any:
+        most, longest = 128, 65_536
+        objections = (
+            None if k <= most else f"groups of more than {most} clusters do not fit on chip",
+            None if rows_each <= longest else f"one program would go through more than {longest} rows",
+        )
+        if not kernels.takes("the rounds of groups", arrays, objections):
+            return None
+        from otcluster._kernels import grouped
+
+        return grouped
 
     @contextlib.contextmanager
     def quiet(self) -> Any:

@@ -22,6 +22,7 @@ from otcluster.dnc.picking.edits import Rename as Rename
 from otcluster.dnc.picking.edits import Replace as Replace
 from otcluster.dnc.picking.reading import load_edits as load_edits
 from otcluster.dnc.picking.work import edit as edit
+from otcluster.dnc.pixels.contrast import ContrastHead as ContrastHead
 from otcluster.dnc.pixels.segmenter import Segmenter as Segmenter
 from otcluster.dnc.pooling import Largest as Largest
 from otcluster.dnc.pooling import Mixture as Mixture

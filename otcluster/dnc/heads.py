@@ -12,6 +12,7 @@ from otcluster.dnc.baselines import DeepNCMHead, KNNHead, LinearHead, SimCLRHead
 from otcluster.dnc.errors import RecipeError
 from otcluster.dnc.growth import Evidence
 from otcluster.dnc.head import USUAL_TEMPERATURE, DNCHead
+from otcluster.dnc.pixels.contrast import ContrastHead
 from otcluster.dnc.pooling import Largest, Mixture
 from otcluster.dnc.scaling import FixedTemperature, LearntTemperature, ScoreNorm
 from otcluster.solvers import LogSinkhorn, Nearest, SinkhornKnopp, Solver
@@ -35,12 +36,15 @@ def build_head(recipe: Recipe, dim: int, n_classes: int, class_sizes: Sequence[i
         class_sizes: How many training images each class has; for ``head.allocation=by_size``.
 
     Raises:
-        RecipeError: ``head.allocation=by_size``, and the sizes are not known.
+        RecipeError: ``head.allocation=by_size``, and the sizes are not known; or ``head.kind=contrast`` has no memory for a
+            pixel of each class.
     """
     config, seed = recipe.head, recipe.train.seed
     metric, temperature = metric_of(config), temperature_of(config)
     if config.kind == "linear":
         return LinearHead(dim, n_classes)
+    if config.kind == "contrast":
+        return _contrast(recipe, dim, n_classes)
     if config.kind == "knn":
         return KNNHead(dim, n_classes, n_neighbours=config.n_neighbours, temperature=temperature, memory=recipe.memory.capacity)
     averaging: Averaging = SumsAndCounts() if config.averaging == "sums_and_counts" else MomentumMean()
@@ -65,6 +69,21 @@ def build_head(recipe: Recipe, dim: int, n_classes: int, class_sizes: Sequence[i
         averaging=averaging,
         scaling=_scaling(config.scaling, temperature, n_classes),
     )
+
+
+def _contrast(recipe: Recipe, dim: int, n_classes: int) -> ContrastHead:
+    """The softmax layer with a contrast of pixels; the memory is divided among the classes."""
+    config = recipe.contrast
+    if recipe.memory.capacity < n_classes:
+        raise RecipeError(
+            f"memory.capacity must be at least {n_classes} for head.kind=contrast, a pixel of each class, got "
+            f"{recipe.memory.capacity}"
+        )
+    return ContrastHead(
+        dim, n_classes, projection_dim=config.dim, temperature=config.temperature, weight=config.weight, warmup=config.warmup,
+        anchors=config.anchors, per_image=config.per_image, pixels=recipe.memory.capacity // n_classes, regions=config.regions,
+        seed=recipe.train.seed,
+    )  # fmt: skip
 
 
 def _scaling(kind: str, temperature: float, n_classes: int) -> nn.Module:

@@ -167,6 +167,19 @@ class PixelConfig:
 
 
 @dataclass
+class ContrastConfig:
+    """The contrast of pixels, of ``head.kind=contrast``; how many pixels are remembered is ``memory.capacity``."""
+
+    weight: float = 0.1
+    temperature: float = 0.1
+    warmup: int = 100
+    dim: int = 256
+    anchors: int = 50
+    per_image: int = 10
+    regions: int = 512
+
+
+@dataclass
 class Recipe:
     """Everything that decides a run.
 
@@ -187,6 +200,7 @@ class Recipe:
     train: TrainConfig = field(default_factory=TrainConfig)
     explain: ExplainConfig = field(default_factory=ExplainConfig)
     pixels: PixelConfig = field(default_factory=PixelConfig)
+    contrast: ContrastConfig = field(default_factory=ContrastConfig)
 
     @property
     def of_pixels(self) -> bool:

@@ -17,7 +17,7 @@ _CHOICES = {
     "data.broken": ("refuse", "skip"),
     "data.channels": (1, 3),
     "backbone.stem": ("imagenet", "cifar"),
-    "head.kind": ("dnc", "linear", "deepncm", "knn", "simclr"),
+    "head.kind": ("dnc", "linear", "deepncm", "knn", "simclr", "contrast"),
     "head.allocation": ("equal", "by_size"),
     "head.metric": (None, "cosine", "sqeuclidean"),
     "head.averaging": ("momentum_mean", "sums_and_counts"),
@@ -63,10 +63,16 @@ _AT_LEAST = {
     "pixels.aux_weight": 0,
     "pixels.per_class": 1,
     "pixels.jitter": 0,
+    "contrast.weight": 0,
+    "contrast.warmup": 0,
+    "contrast.dim": 1,
+    "contrast.anchors": 2,
+    "contrast.per_image": 1,
+    "contrast.regions": 1,
 }
 _SEEDS = ("train.seed", "data.split_seed")
 _SEED_LIMIT = 2**63  # torch takes no larger ones
-_POSITIVE = ("solver.epsilon", "optim.lr", "optim.gamma", "optim.power", "train.timeout")
+_POSITIVE = ("solver.epsilon", "optim.lr", "optim.gamma", "optim.power", "train.timeout", "contrast.temperature")
 _SHARES = ("head.momentum", "optim.momentum", "optim.label_smoothing", "data.erasing", "train.ema")
 FOLDS = 5
 _MAGNITUDES = 31  # of RandAugment
@@ -152,9 +158,14 @@ def _check_pixels(recipe: Recipe) -> None:
             f"({', '.join(PIXEL_KINDS)}) need a network of pixels, and images with a class each need none"
         )
     if not recipe.of_pixels:
+        if recipe.head.kind == "contrast":
+            raise RecipeError(
+                "head.kind=contrast is for pixels, which it compares with remembered ones, and data.kind="
+                f"{recipe.data.kind} has images with a class each: take linear or simclr"
+            )
         return
-    if recipe.head.kind not in ("dnc", "linear", "deepncm"):
-        raise RecipeError(f"head.kind must be dnc, linear or deepncm for pixels, got {recipe.head.kind}")
+    if recipe.head.kind not in ("dnc", "linear", "deepncm", "contrast"):
+        raise RecipeError(f"head.kind must be dnc, linear, deepncm or contrast for pixels, got {recipe.head.kind}")
     needed = {"data.augment": "none", "data.channels": 3, "data.mixup": 0, "data.cutmix": 0, "data.erasing": 0}
     needed |= {"data.rand_augment": 0, "data.labels_per_class": None, "data.in_memory": False, "backbone.stem": "imagenet"}
     needed |= {"head.allocation": "equal", "optim.label_smoothing": 0}

@@ -19,7 +19,7 @@ from otcluster._ops.generic import Array
 from otcluster.assignment import Assignment, EntropicAssignment
 from otcluster.problem import Problem
 from otcluster.solvers.acceleration import Acceleration
-from otcluster.solvers.rounds import check_range, first_guess, limit_of
+from otcluster.solvers.rounds import check_range, first_guess, limit_of, rounds_at_once
 from otcluster.solvers.schedules import Schedule
 from otcluster.solvers.steps import Point
 
@@ -47,6 +47,10 @@ def ascend(
         ValueError: ``epsilon`` is so large that potentials overflow the dtype.
     """
     check_range(problem, epsilon)
+    if schedule is None and max_iter <= _TOO_FEW + 2:  # the rate is known after two rounds: all of them will be plain
+        found = rounds_at_once(problem, solver, epsilon=epsilon, max_iter=max_iter, tol=tol, start=start, best=True)
+        if found is not None:
+            return found
     asked, problem = problem, passes.held(problem)
     ops, xp = problem.ops, problem.ops.xp
     limit = limit_of(problem, tol)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import numpy as np
+
 from otcluster import passes
 from otcluster._ops.generic import Array
 from otcluster.assignment import Assignment, EntropicAssignment
+from otcluster.on_device import takes_half_rounds
 from otcluster.problem import Problem
+from otcluster.scores import DenseScores, PointScores
 
 logger = logging.getLogger(__name__)
 
@@ -26,13 +30,15 @@ def run_rounds(
         ValueError: ``epsilon`` is so large that potentials overflow the dtype.
     """
     check_range(problem, epsilon)
+    found = rounds_at_once(problem, solver, epsilon=epsilon, max_iter=max_iter, tol=tol, start=start)
+    if found is not None:
+        return found
     ops, xp = problem.ops, problem.ops.xp
     asked, problem = problem, passes.held(problem)
     g = first_guess(problem, epsilon, start)
     if tol is None:
         for _ in range(max_iter - 1 if start is None else max_iter):
-            columns, _ = passes.plan_columns(problem, g, epsilon)
-            g = passes.raised(problem, g, columns, epsilon)
+            g = passes.raised_again(problem, g, epsilon)
         return EntropicAssignment(asked, solver, g, epsilon, max_iter)
 
     limit = limit_of(problem, tol)
@@ -48,6 +54,47 @@ def run_rounds(
             break
         g = xp.where(done[:, None], g, passes.raised(problem, g, columns, epsilon))
     return EntropicAssignment(asked, solver, g, epsilon, n_iter, error=error, converged=done)
+
+
+def rounds_at_once(
+    problem: Problem,
+    solver: Any,
+    *,
+    epsilon: float,
+    max_iter: int,
+    tol: float | None,
+    start: Array | None,
+    best: bool = False,
+) -> Assignment | None:
+    """All rounds of all groups in one launch, where a device has a kernel for it; None elsewhere.
+
+    With ``best``, the answer is the potential of least error, and not the last.
+    """
+    ops = problem.ops
+    if problem.groups is None or not ops.may_have_kernels or not takes_half_rounds(problem):
+        return None
+    if not isinstance(problem.scores, DenseScores | PointScores) or 0 in problem.weights.shape or not problem.n_problems:
+        return None
+    arrays = [*problem.scores.sources.values(), *([problem.weights] if problem.is_weighted else [])]
+    kernels = ops.group_kernels(arrays, problem.n_clusters, problem.n_samples / problem.n_problems)
+    if kernels is None:
+        return None
+    order, starts = problem.sorted_rows
+    if isinstance(problem.scores, PointScores):
+        points = problem.scores
+        scores = kernels.own_scores(points.given_x, points.given_centroids, order, starts, kernels.METRICS[points.metric])
+    else:
+        scores = problem.scores.given
+    limit = None if tol is None else float(np.float32(limit_of(problem, tol)))
+    most = max_iter - 1 if tol is None and start is None else max_iter
+    weights = problem.weights[0, :] if problem.is_weighted else None
+    smallest = float(ops.xp.finfo(problem.dtype).smallest_normal)
+    g, labels, error, n_iter = kernels.grouped_rounds(
+        scores, order, starts, weights, problem.clusters, start, max(epsilon, smallest), most, limit, best
+    )
+    if limit is None:
+        return EntropicAssignment(problem, solver, g, epsilon, max_iter, labels=labels)
+    return EntropicAssignment(problem, solver, g, epsilon, n_iter, error=error, converged=error <= limit, labels=labels)
 
 
 def check_range(problem: Problem, epsilon: float) -> None:

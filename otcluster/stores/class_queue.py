@@ -72,6 +72,21 @@ class ClassQueue(Queue):
         """How many features are held."""
         return int(self.n_pushed.clamp(max=self.quota).sum())
 
+    def by_class(self) -> tuple[Tensor, Tensor]:
+        """Features by class, (n_classes, quota, dim), in no order, and which of them there are, booleans (n_classes, quota).
+
+        No shape depends on what is held, and nothing is waited for. What is not there is of any value.
+
+        Example:
+            >>> queue = ClassQueue(capacity=4, dim=1, n_classes=2)
+            >>> queue.push(torch.tensor([[7.0]]), torch.tensor([1]))
+            >>> queue.by_class()[1]
+            tensor([[False, False],
+                    [ True, False]])
+        """
+        shape = self.n_classes, self.quota
+        return self.stored_features[: self.room].view(*shape, self.dim), self.stamps[: self.room].view(shape) >= 0
+
     def _places(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         by_class, order = torch.sort(labels, stable=True)
         classes = torch.arange(self.n_classes, device=labels.device)

@@ -158,7 +158,7 @@ def test_every_recipe_takes_a_step_on_its_layout(tmp_path, name):
     [
         (["pixels.network=null"], r"do not go together"),
         (["data.kind=folder"], r"do not go together"),
-        (["head.kind=knn"], r"head.kind must be dnc, linear or deepncm for pixels, got knn"),
+        (["head.kind=knn"], r"head.kind must be dnc, linear, deepncm or contrast for pixels, got knn"),
         (["data.mixup=0.2"], r"data.mixup must be 0 for pixels"),
         (["data.augment=crop"], r"data.augment must be none for pixels"),
         (["explain.anchor_epochs=1"], r"explain.anchor_epochs is for images with a class each, got 1"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from otcluster.checks import check_whole
 from otcluster.distributed import TorchReducer
@@ -45,7 +45,7 @@ def middles(n: int, length: int, device: torch.device | None = None) -> Tensor:
 def balanced_pixels(
     labels: Tensor,
     n_classes: int,
-    per_class: int,
+    per_class: int | Tensor,
     *,
     seed: int = 0,
     step: int | Tensor = 0,
@@ -59,7 +59,7 @@ def balanced_pixels(
     Args:
         labels: Integers of any shape; what is not in 0 to ``n_classes - 1`` is never drawn.
         n_classes: Number of classes.
-        per_class: How many at most.
+        per_class: How many at most; or a number for each class, integers of shape (n_classes,), which are not looked at.
         seed: Of the draw.
         step: Of training; another draw for each. A tensor is not waited for.
         reducer: The ranks that share the pixels, each with labels of its own (there may be none): ``per_class`` is then for
@@ -70,7 +70,7 @@ def balanced_pixels(
 
     Raises:
         TypeError: A number is no whole number.
-        ValueError: A number is not positive.
+        ValueError: A number is not positive, or there are not as many as classes.
 
     Example:
         >>> labels = torch.tensor([[0, 0, 0, 0], [0, 1, 255, 255]])
@@ -78,7 +78,11 @@ def balanced_pixels(
         >>> labels[drawn].bincount()
         tensor([2, 1])
     """
-    n_classes, per_class = check_whole("n_classes", n_classes, 1), check_whole("per_class", per_class, 1)
+    n_classes = check_whole("n_classes", n_classes, 1)
+    if not isinstance(per_class, Tensor):
+        per_class = torch.tensor(check_whole("per_class", per_class, 1), device=labels.device).expand(n_classes)
+    elif per_class.shape != (n_classes,):
+        raise ValueError(f"per_class must be a number or have shape ({n_classes},), got shape {tuple(per_class.shape)}")
     own = labels.reshape(-1).to(torch.int64)
     before = 0
     if reducer is not None:
@@ -97,8 +101,8 @@ def balanced_pixels(
     return drawn.view(labels.shape)
 
 
-def _first(labels: Tensor, lots: Tensor, n_classes: int, most: int) -> Tensor:
-    """Which have one of the ``most`` lowest lots of their class; of equal ones the first."""
+def _first(labels: Tensor, lots: Tensor, n_classes: int, most: Tensor) -> Tensor:
+    """Which have one of the ``most`` (n_classes,) lowest lots of their class; of equal ones the first."""
     known = (labels >= 0) & (labels < n_classes)
     classes = torch.where(known, labels, n_classes)
     order = torch.argsort(lots, stable=True)
@@ -107,5 +111,5 @@ def _first(labels: Tensor, lots: Tensor, n_classes: int, most: int) -> Tensor:
     starts = torch.searchsorted(ordered, torch.arange(n_classes + 1, device=labels.device))
     turn = torch.arange(len(labels), device=labels.device) - starts[ordered]
     drawn = torch.empty_like(known)
-    drawn[order] = (turn < most) & (ordered < n_classes)
+    drawn[order] = turn < nn.functional.pad(most, (0, 1))[ordered]
     return drawn

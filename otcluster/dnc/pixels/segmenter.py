@@ -13,6 +13,7 @@ from otcluster.checks import check_whole
 from otcluster.distributed import TorchReducer
 from otcluster.dnc.baselines import DeepNCMHead, LinearHead
 from otcluster.dnc.head import DNCHead
+from otcluster.dnc.pixels.contrast import ContrastHead
 from otcluster.dnc.pixels.sampling import balanced_pixels, grid_labels, middles
 from otcluster.dnc.serving import evaluating
 
@@ -25,8 +26,8 @@ class PixelLoss(NamedTuple):
     """What :meth:`Segmenter.loss` says of a batch.
 
     Attributes:
-        loss: Mean cross-entropy of the pixels with a label, and that of the auxiliary head times its weight; a scalar with
-            gradient, 0 where no pixel has a label.
+        loss: Mean cross-entropy of the pixels with a label, and that of the auxiliary head times its weight, and the contrast
+            of a :class:`ContrastHead`; a scalar with gradient, 0 where no pixel has a label.
         features: Pixel features without gradient, (n, dim, h', w'), for :meth:`Segmenter.observe`.
         n_right: How many pixels with a label are of the class that has the largest logit; a scalar, int64.
         n_counted: How many pixels have a label; a scalar, int64.
@@ -64,7 +65,8 @@ class Segmenter(nn.Module):
     Args:
         network: From images (n, channels, h, w) to pixel features (n, dim, h', w'), or to a pair of these and auxiliary
             features: :func:`otcluster.dnc.pixels.networks.build_network`, or any module.
-        head: :class:`DNCHead` or :class:`DeepNCMHead`; or :class:`LinearHead`, which on pixels is a 1x1 convolution.
+        head: :class:`DNCHead` or :class:`DeepNCMHead`; or :class:`LinearHead`, which on pixels is a 1x1 convolution; or
+            :class:`ContrastHead`, which is one with a further loss.
         ignore_index: The label of pixels that count for nothing; none of the classes.
         aux: Of auxiliary features, where the network gives any and the loss is to have them; predictions never do.
         aux_weight: Of the loss of ``aux``.
@@ -109,7 +111,7 @@ class Segmenter(nn.Module):
         super().__init__()
         if type(head) not in (DNCHead, DeepNCMHead) and not isinstance(head, LinearHead):
             raise TypeError(f"head must be a DNCHead, DeepNCMHead or LinearHead, got {type(head).__name__}")
-        if aux is not None and not isinstance(aux, LinearHead):
+        if aux is not None and (not isinstance(aux, LinearHead) or isinstance(aux, ContrastHead)):
             raise TypeError(f"aux must be a LinearHead or None, got {type(aux).__name__}")
         self.n_classes = _n_classes(head)
         if aux is not None and aux.out_features != self.n_classes:
@@ -148,12 +150,14 @@ class Segmenter(nn.Module):
         self._check_features(features)
         return self._of_rows(self.head, features)
 
-    def loss(self, images: Tensor, labels: Tensor) -> PixelLoss:
+    def loss(self, images: Tensor, labels: Tensor, *, reducer: TorchReducer | None = None) -> PixelLoss:
         """The loss of a batch, and the features for :meth:`observe`.
 
         Args:
             images: (n, channels, h, w).
             labels: Class of each pixel or ``ignore_index``, integers of shape (n, h, w).
+            reducer: The ranks that share the batch, each with images of its own: a :class:`ContrastHead` then draws its anchors
+                among those of all. Losses weighed by ``n_counted`` have the mean that one process finds. Other heads need none.
 
         Raises:
             TypeError: The labels are no integers.
@@ -169,8 +173,14 @@ class Segmenter(nn.Module):
         features, middle = self._both(images)
         counted = labels != self.ignore_index
         n_counted = counted.sum()
-        logits = _resized(self.grid_logits(features), images.shape)
+        on_grid = self.grid_logits(features)
+        logits = _resized(on_grid, images.shape)
         loss = self._mean_entropy(logits, labels, n_counted)
+        if isinstance(self.head, ContrastHead):
+            of_grid = grid_labels(labels, (features.shape[2], features.shape[3]))
+            wrong = on_grid.detach().argmax(dim=1) != of_grid
+            part = 1 if reducer is None else reducer.sum(n_counted) / n_counted.clamp(min=1)
+            loss = loss + part * self.head.contrast(features, of_grid, wrong, reducer=reducer)
         if self.aux is not None:
             if middle is None:
                 raise ValueError("the network gives no auxiliary features for aux: build it with aux=True, or leave aux out")
@@ -185,7 +195,8 @@ class Segmenter(nn.Module):
         """Let the head see pixels of the batch, after the backward pass: at most ``per_class`` of each class, none ignored.
 
         What is drawn follows from ``seed``, from how many batches there were, which is a buffer, and from where a pixel
-        stands. A batch without labels changes nothing, and a linear head has nothing to see.
+        stands. A batch without labels changes nothing, and a linear head has nothing to see; a :class:`ContrastHead` draws
+        itself what it remembers.
 
         Args:
             features: Pixel features of the batch, (n, dim, h', w').
@@ -198,9 +209,13 @@ class Segmenter(nn.Module):
             TypeError, ValueError: The arguments do not fit the head, or a label is neither a class nor ``ignore_index``, on any
                 rank; the head is then unchanged.
         """
-        if isinstance(self.head, LinearHead):
+        if isinstance(self.head, LinearHead) and not isinstance(self.head, ContrastHead):
             return
         at_features = self._labels_of_features(features, labels, reducer)
+        if isinstance(self.head, ContrastHead):
+            n, _, height, width = features.shape
+            self.head.observe(features, at_features.view(n, height, width), reducer=reducer)
+            return
         drawn = balanced_pixels(
             at_features, self.n_classes, self.per_class, seed=self.seed, step=self.n_observed, reducer=reducer
         )

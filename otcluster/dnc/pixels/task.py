@@ -90,7 +90,7 @@ class PixelTask:
         )  # fmt: skip
 
     def learn(self, module: Any, model: Segmenter, images: Tensor, labels: Tensor, ranks: Ranks) -> Learnt:
-        """Cross-entropy of the pixels that have a label."""
+        """The loss of the pixels that have a label."""
         n = len(labels)
         if n < 2:  # statistics need two: the only one again, or black, of which nothing counts
             height, width = self.recipe.pixels.crop
@@ -98,7 +98,7 @@ class PixelTask:
             none = torch.full((2 - n, height, width), IGNORE, dtype=torch.int64, device=labels.device)
             labels = torch.cat([labels, none]) if n else none
         with ranks.fabric.autocast():
-            found = module.loss(images.to(next(model.network.parameters()).dtype), labels)
+            found = module.loss(images.to(next(model.network.parameters()).dtype), labels, reducer=ranks.reducer)
         n_counted = int(found.n_counted)
         return Learnt(found.loss * max(n_counted, 1), n_counted, int(found.n_right), found.features[:n], labels[:n])
 

@@ -1,0 +1,62 @@
+"""How kernels are made and launched: compiled, traced by torch.compile, or interpreted on the host."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import triton
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
+"""Whether kernels are run by NumPy, on the host: slow, for tests. It is decided when this is imported."""
+
+_traced = False
+
+
+def jit(function: Callable[..., Any]) -> Any:
+    """A kernel, or what one is made of."""
+    return triton.jit(function)
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
+    """Run ``kernel`` on a grid of programs; nothing where there are none."""
+    if 0 in grid:
+        return
+    (torch.library.wrap_triton(kernel) if _traced else kernel)[grid](*arguments, **options)
+
+
+def operator(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let torch.compile see ``function``, which launches kernels, as one operator; called without it, it is what it was.
+
+    The dispatcher costs more than the launches of a small problem, so nothing goes through it but what is compiled.
+    """
+    if INTERPRETED:
+        return function
+
+    @functools.wraps(function)
+    def traced(*arguments: Any) -> Any:
+        global _traced
+        before, _traced = _traced, True
+        try:
+            return function(*arguments)
+        finally:
+            _traced = before
+
+    registered = torch.library.triton_op(f"otcluster::{function.__name__}", traced, mutates_args={})
+
+    @functools.wraps(function)
+    def called(*arguments: Any) -> Any:
+        return (registered if torch.compiler.is_compiling() else function)(*arguments)
+
+    return called
+
+
+def power(least: int, most: int, value: float) -> int:
+    """The smallest power of two that is at least ``value``, within the two given."""
+    found = least
+    while found < value and found < most:
+        found *= 2
+    return found

@@ -1,0 +1,121 @@
+"""Rounds of k-means on a device: which centroid is nearest to each sample, and the sums that the next centroids are made of.
+
+The two are apart. Sums in the program that finds the labels would have to be added into (k, d) numbers that all programs share
+- atomically, and in another order each time - for there is no room for them beside a block of samples. What is saved, one more
+reading of the samples, is a small part of the products of all samples with all centroids.
+
+Sums are made in the order of the labels: the sorted samples are cut where a cluster begins and after every 512 samples, the
+pieces are summed side by side, and then the pieces of each cluster, always in the same order. So sums are the same in each run,
+however uneven the clusters are.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+from torch import Tensor
+from torch.library import triton_op, wrap_triton
+
+from otcluster._kernels import points
+from otcluster._kernels.members_loops import merged_kernel, own_squares_kernel, piece_sums_kernel
+from otcluster._kernels.sides import Side
+
+PIECE = 512
+"""How many samples a program sums at most."""
+ROWS = 32
+WIDEST = 128
+_SHORT = 32_767
+
+
+def assign(samples: Side, clusters: Side) -> tuple[Tensor, Tensor]:
+    """The nearest cluster of each sample, and the squared distance to its centroid.
+
+    Args:
+        samples: Of :func:`otcluster._kernels.sides.centred_samples`.
+        clusters: Of :func:`otcluster._kernels.sides.centred_clusters`, with ``half=True``.
+
+    Returns:
+        Labels (n,) int64, the lowest among equals; and squared distances (n,) float64, with the errors of float32 products (as
+        large as those of the squared lengths: :func:`own_squares` has none such).
+    """
+    assert samples.shift is not None
+    assert clusters.shift is not None
+    labels, best = points.nearest(samples, clusters, torch.zeros_like(clusters.shift, dtype=torch.float32))
+    return labels, (-(2 * best - samples.shift)).clamp(min=0)
+
+
+def segment_sums(x: Tensor, labels: Tensor, k: int, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Sums of the samples (n, d) of each label, and how many there are.
+
+    Args:
+        x: float16, bfloat16 or float32.
+        labels: (n,) whole numbers below ``k``; samples with negative ones are left out.
+        k: How many clusters there are.
+        weights: (n,) float32, with which each sample counts; None for ones.
+
+    Returns:
+        The sums, (k, d) float64, and the weight of each cluster, (k,) float64.
+    """
+    n, d = x.shape
+    if n == 0 or d == 0:
+        counts = torch.zeros(k, dtype=torch.float64, device=x.device)
+        return torch.zeros((k, d), dtype=torch.float64, device=x.device), counts
+    return _segment_sums(x.contiguous(), labels, weights, k)
+
+
+def own_squares(
+    x: Tensor, centroids: Tensor, labels: Tensor, centre: Tensor | None = None, scale: Tensor | None = None
+) -> Tensor:
+    """The squared distance of each sample (n, d) to the centroid of its label, (n,) float32, by the differences of entries.
+
+    Args:
+        x: float16, bfloat16 or float32.
+        centroids: (k, d), around ``centre``.
+        labels: (n,) int64, from zero.
+        centre: (d,), subtracted from each sample; None for zeros.
+        scale: (n,), what each sample is multiplied with then; None for ones.
+    """
+    if x.shape[0] == 0:
+        return torch.zeros(0, dtype=torch.float32, device=x.device)
+    if centre is None:
+        centre = torch.zeros(x.shape[1], dtype=torch.float32, device=x.device)
+    return _own_squares(x.contiguous(), centroids.float().contiguous(), labels, centre.float().contiguous(), scale)
+
+
+@triton_op("otcluster::points_segment_sums", mutates_args=())
+def _segment_sums(x: Tensor, labels: Tensor, weights: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
+    n, d = x.shape
+    # A radix sort reads as many bits as the keys have.
+    keys, order = labels.to(torch.int16 if k <= _SHORT else torch.int32).sort(stable=True)
+    starts = torch.searchsorted(keys, torch.arange(k, device=x.device, dtype=keys.dtype))
+    cuts = torch.arange(0, n, PIECE, device=x.device)
+    bounds = torch.cat([torch.cat([starts, cuts]).sort().values, torch.full((1,), n, device=x.device)])
+    firsts = torch.cat(
+        [torch.searchsorted(bounds[:-1].contiguous(), starts), torch.full((1,), len(bounds) - 1, device=x.device)]
+    )
+    width = min(max(triton.next_power_of_2(d), 16), WIDEST)
+    pieces = torch.empty((len(bounds) - 1, d), dtype=torch.float64, device=x.device)
+    masses = torch.empty((len(bounds) - 1, 1), dtype=torch.float64, device=x.device)
+    sums = torch.empty((k, d), dtype=torch.float64, device=x.device)
+    across = triton.cdiv(d, width)
+    wrap_triton(piece_sums_kernel)[(len(bounds) - 1, across)](
+        x, order, x if weights is None else weights, bounds, pieces, masses, d,
+        HAS_WEIGHTS=weights is not None, ROWS=ROWS, WIDTH=width, num_warps=4,
+    )  # fmt: skip
+    wrap_triton(merged_kernel)[(k, across)](pieces, firsts, sums, d, ROWS=16, WIDTH=width, num_warps=4)
+    if weights is None:
+        return sums, torch.diff(starts, append=torch.full((1,), n, device=x.device)).double()
+    held = torch.empty((k, 1), dtype=torch.float64, device=x.device)
+    wrap_triton(merged_kernel)[(k, 1)](masses, firsts, held, 1, ROWS=16, WIDTH=16, num_warps=1)
+    return sums, held[:, 0].clone()
+
+
+@triton_op("otcluster::points_own_squares", mutates_args=())
+def _own_squares(x: Tensor, centroids: Tensor, labels: Tensor, centre: Tensor, scale: Tensor | None) -> Tensor:
+    n, d = x.shape
+    squares = torch.empty(n, dtype=torch.float32, device=x.device)
+    wrap_triton(own_squares_kernel)[(triton.cdiv(n, ROWS),)](
+        x, centre if scale is None else scale, centre, centroids, labels, squares, n, d,
+        HAS_SCALE=scale is not None, ROWS=ROWS, WIDTH=min(max(triton.next_power_of_2(d), 16), WIDEST), num_warps=4,
+    )  # fmt: skip
+    return squares

@@ -1,0 +1,192 @@
+"""What the kernels for points do on the device, in Triton: :mod:`otcluster._kernels.points` lays them out."""
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def loaded(parts, at, dims, D: tl.constexpr, EVEN: tl.constexpr):
+    """Some dimensions of vectors; those beyond the last are zeros."""
+    where = parts + at[:, None] * D + dims[None, :]
+    if EVEN:
+        block = tl.load(where)
+    else:
+        block = tl.load(where, mask=dims[None, :] < D, other=0.0)
+    return block
+
+
+@triton.jit
+def products_of(
+    own, low, own_parts, own_at, own_size, other_parts, other_at, other_size,
+    D: tl.constexpr, OWN_PARTS: tl.constexpr, OTHER_PARTS: tl.constexpr,
+    OWN: tl.constexpr, OTHER: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """Products (OWN, OTHER) of two blocks of vectors, the small parts first. ``own`` and ``low`` are in place if whole."""
+    EVEN: tl.constexpr = D % DEPTH == 0
+    products = tl.zeros((OWN, OTHER), dtype=tl.float32)
+    if DEPTH >= D:
+        dims = tl.arange(0, DEPTH)
+        other = loaded(other_parts, other_at, dims, D, EVEN)
+        if OTHER_PARTS == 2:
+            other_low = loaded(other_parts + other_size, other_at, dims, D, EVEN)
+            products = tl.dot(own, tl.trans(other_low), products, input_precision="ieee")
+        if OWN_PARTS == 2:
+            products = tl.dot(low, tl.trans(other), products, input_precision="ieee")
+        products = tl.dot(own, tl.trans(other), products, input_precision="ieee")
+    else:
+        for start in range(0, D, DEPTH):
+            dims = start + tl.arange(0, DEPTH)
+            mine = loaded(own_parts, own_at, dims, D, EVEN)
+            other = loaded(other_parts, other_at, dims, D, EVEN)
+            if OTHER_PARTS == 2:
+                other_low = loaded(other_parts + other_size, other_at, dims, D, EVEN)
+                products = tl.dot(mine, tl.trans(other_low), products, input_precision="ieee")
+            if OWN_PARTS == 2:
+                mine_low = loaded(own_parts + own_size, own_at, dims, D, EVEN)
+                products = tl.dot(mine_low, tl.trans(other), products, input_precision="ieee")
+            products = tl.dot(mine, tl.trans(other), products, input_precision="ieee")
+    return products
+
+
+@triton.jit
+def kept(parts, at, size, D: tl.constexpr, PARTS: tl.constexpr, DEPTH: tl.constexpr):
+    """The own vectors where they are kept whole; else what is never read."""
+    dims = tl.arange(0, DEPTH)
+    high = parts
+    low = parts
+    if DEPTH >= D:
+        high = loaded(parts, at, dims, D, D % DEPTH == 0)
+        low = high
+        if PARTS == 2:
+            low = loaded(parts + size, at, dims, D, D % DEPTH == 0)
+    return high, low
+
+
+@triton.jit
+def rows_kernel(
+    own_parts, own_factor, other_parts, other_factor, near, after, tops, totals, n_own, n_other, span, inverse,
+    D: tl.constexpr, OWN_PARTS: tl.constexpr, OTHER_PARTS: tl.constexpr, HAS_FACTOR: tl.constexpr, HAS_AFTER: tl.constexpr,
+    OWN: tl.constexpr, OTHER: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """Soft maxima: the largest of each row, and the sum of powers of two relative to it, of one span of the others."""
+    rows = tl.program_id(0) * OWN + tl.arange(0, OWN)
+    own_at = tl.minimum(rows, n_own - 1).to(tl.int64)
+    own_size = tl.full((), D, tl.int64) * n_own
+    other_size = tl.full((), D, tl.int64) * n_other
+    first = tl.program_id(1) * span
+    last = tl.minimum(first + span, n_other)
+    own, low = kept(own_parts, own_at, own_size, D, OWN_PARTS, DEPTH)
+    if HAS_FACTOR:
+        mine = tl.load(own_factor + own_at)
+    top = tl.full((OWN,), float("-inf"), dtype=tl.float32)
+    total = tl.zeros((OWN,), dtype=tl.float64)
+    for start in range(first, last, OTHER):
+        columns = start + tl.arange(0, OTHER)
+        other_at = tl.minimum(columns, n_other - 1).to(tl.int64)
+        scores = products_of(
+            own, low, own_parts, own_at, own_size, other_parts, other_at, other_size,
+            D, OWN_PARTS, OTHER_PARTS, OWN, OTHER, DEPTH,
+        )  # fmt: skip
+        if HAS_FACTOR:
+            scores = scores * mine[:, None]
+        factor = tl.load(other_factor + other_at)
+        potential = tl.load(near + columns, mask=columns < last, other=float("-inf"))
+        scores = scores * factor[None, :] + potential[None, :]
+        higher = tl.maximum(top, tl.max(scores, 1))
+        base = tl.where(higher == float("-inf"), 0.0, higher)
+        exponents = (scores - base[:, None]) * inverse
+        if HAS_AFTER:
+            exponents += tl.load(after + columns, mask=columns < last, other=0.0)[None, :]
+        total = total * tl.exp2((top - base) * inverse).to(tl.float64) + tl.sum(tl.exp2(exponents), 1).to(tl.float64)
+        top = higher
+    place = tl.program_id(1).to(tl.int64) * n_own + rows
+    tl.store(tops + place, top, mask=rows < n_own)
+    tl.store(totals + place, total, mask=rows < n_own)
+
+
+@triton.jit
+def columns_kernel(
+    own_parts, own_factor, other_parts, other_factor, near, tops, weights, totals, n_own, n_other, span, inverse,
+    D: tl.constexpr, OWN_PARTS: tl.constexpr, OTHER_PARTS: tl.constexpr,
+    OWN: tl.constexpr, OTHER: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """Sums over the others of ``weight * 2^((score + near - top) * inverse)``, of one span of them."""
+    rows = tl.program_id(0) * OWN + tl.arange(0, OWN)
+    own_at = tl.minimum(rows, n_own - 1).to(tl.int64)
+    own_size = tl.full((), D, tl.int64) * n_own
+    other_size = tl.full((), D, tl.int64) * n_other
+    first = tl.program_id(1) * span
+    last = tl.minimum(first + span, n_other)
+    own, low = kept(own_parts, own_at, own_size, D, OWN_PARTS, DEPTH)
+    mine = tl.load(own_factor + own_at)
+    potential = tl.load(near + own_at)
+    total = tl.zeros((OWN,), dtype=tl.float64)
+    for start in range(first, last, OTHER):
+        columns = start + tl.arange(0, OTHER)
+        other_at = tl.minimum(columns, n_other - 1).to(tl.int64)
+        scores = products_of(
+            own, low, own_parts, own_at, own_size, other_parts, other_at, other_size,
+            D, OWN_PARTS, OTHER_PARTS, OWN, OTHER, DEPTH,
+        )  # fmt: skip
+        factor = tl.load(other_factor + other_at)
+        top = tl.load(tops + other_at)
+        weight = tl.load(weights + columns, mask=columns < last, other=0.0)
+        scores = scores * factor[None, :] * mine[:, None] + potential[:, None]
+        total += tl.sum(tl.exp2((scores - top[None, :]) * inverse) * weight[None, :], 1).to(tl.float64)
+    tl.store(totals + tl.program_id(1).to(tl.int64) * n_own + rows, total, mask=rows < n_own)
+
+
+@triton.jit
+def nearest_kernel(
+    own_parts, own_factor, other_parts, other_factor, near, after, labels, bests, extras, n_own, n_other, span, inverse,
+    D: tl.constexpr, OWN_PARTS: tl.constexpr, OTHER_PARTS: tl.constexpr, HAS_FACTOR: tl.constexpr, HAS_AFTER: tl.constexpr,
+    OWN: tl.constexpr, OTHER: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """The first of the largest of each row, in one span of the others; -1 where all are closed."""
+    rows = tl.program_id(0) * OWN + tl.arange(0, OWN)
+    own_at = tl.minimum(rows, n_own - 1).to(tl.int64)
+    own_size = tl.full((), D, tl.int64) * n_own
+    other_size = tl.full((), D, tl.int64) * n_other
+    first = tl.program_id(1) * span
+    last = tl.minimum(first + span, n_other)
+    own, low = kept(own_parts, own_at, own_size, D, OWN_PARTS, DEPTH)
+    if HAS_FACTOR:
+        mine = tl.load(own_factor + own_at)
+    best = tl.full((OWN,), float("-inf"), dtype=tl.float32)
+    extra = tl.zeros((OWN,), dtype=tl.float32)
+    label = tl.full((OWN,), -1, dtype=tl.int32)
+    for start in range(first, last, OTHER):
+        columns = start + tl.arange(0, OTHER)
+        other_at = tl.minimum(columns, n_other - 1).to(tl.int64)
+        scores = products_of(
+            own, low, own_parts, own_at, own_size, other_parts, other_at, other_size,
+            D, OWN_PARTS, OTHER_PARTS, OWN, OTHER, DEPTH,
+        )  # fmt: skip
+        if HAS_FACTOR:
+            scores = scores * mine[:, None]
+        factor = tl.load(other_factor + other_at)
+        potential = tl.load(near + columns, mask=columns < last, other=float("-inf"))
+        scores = scores * factor[None, :] + potential[None, :]
+        top = tl.max(scores, 1)
+        if HAS_AFTER:
+            # What the potentials lost is added where differences are small enough for it to count.
+            base = tl.where(top == float("-inf"), 0.0, top)
+            lost = tl.load(after + columns, mask=columns < last, other=0.0)
+            scores = (scores - base[:, None]) * inverse + lost[None, :]
+            more = tl.max(scores, 1)
+            place = tl.min(tl.where(scores == more[:, None], columns[None, :], 2147483647), 1)
+            higher = tl.maximum(best, top)
+            whole = tl.where(higher == float("-inf"), 0.0, higher)
+            better = (top - whole) * inverse + more > (best - whole) * inverse + extra
+            extra = tl.where(better, more, extra)
+        else:
+            place = tl.min(tl.where(scores == top[:, None], columns[None, :], 2147483647), 1)
+            better = top > best
+        label = tl.where(better, place, label)
+        best = tl.where(better, top, best)
+    found = tl.program_id(1).to(tl.int64) * n_own + rows
+    tl.store(labels + found, label.to(tl.int64), mask=rows < n_own)
+    tl.store(bests + found, best, mask=rows < n_own)
+    if HAS_AFTER:
+        tl.store(extras + found, extra, mask=rows < n_own)

@@ -1,0 +1,69 @@
+"""Which problems the kernels take, and why not the others: the one place that decides.
+
+``OTCLUSTER_KERNELS`` in the environment is ``auto``, ``0`` (never) or ``1``: what a kernel cannot take on a device is then an
+error that says why.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+import os
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+
+def takes(what: str, arrays: Sequence[Tensor], objections: Sequence[str | None] = ()) -> bool:
+    """Whether a kernel does ``what``.
+
+    Args:
+        what: For the log and for the error.
+        arrays: What it would read.
+        objections: What else speaks against it, for each reason one text or None.
+
+    Raises:
+        ValueError: It does not, and ``OTCLUSTER_KERNELS=1`` asks for it.
+    """
+    if not may_be_there(arrays[0].device):
+        return False
+    asked = os.environ.get("OTCLUSTER_KERNELS", "auto")
+    if asked not in ("auto", "0", "1"):
+        raise ValueError(f"OTCLUSTER_KERNELS must be auto, 0 or 1, got {asked!r}")
+    if asked == "0":
+        return False
+    reason = next((each for each in (_absent(), *map(_unfit, arrays), *objections) if each is not None), None)
+    if reason is None:
+        return True
+    if asked == "1":
+        raise ValueError(f"no kernel does {what}: {reason}. Mend that, or unset OTCLUSTER_KERNELS")
+    if not torch.compiler.is_compiling():
+        _say(what, reason)
+    return False
+
+
+def may_be_there(device: torch.device) -> bool:
+    """Whether a device may have kernels at all."""
+    return device.type == "cuda" or (device.type == "cpu" and os.environ.get("TRITON_INTERPRET", "0") == "1")
+
+
+@functools.cache
+def _absent() -> str | None:
+    return None if importlib.util.find_spec("triton") is not None else "triton is not installed"
+
+
+def _unfit(array: Tensor) -> str | None:
+    if array.dtype == torch.float64:
+        return "float64 is computed without kernels"
+    if not array.is_contiguous():
+        return "an input is not contiguous: call .contiguous() first"
+    return None
+
+
+@functools.cache
+def _say(what: str, reason: str) -> None:
+    logger.info("no kernel does %s: %s", what, reason)
