@@ -295,7 +295,9 @@ class _Passes:
 
 
 @operator
-def dense_first(scores: Tensor, weights: Tensor | None, masses: Tensor, epsilon: float, widest: int = WIDEST) -> Tensor:
+def dense_first(
+    scores: Tensor, weights: Tensor | None, masses: Tensor, epsilon: float, widest: int = WIDEST
+) -> Tensor:
     """The first half-round of the clusters.
 
     Args:

@@ -90,9 +90,7 @@ def _segment_sums(x: Tensor, labels: Tensor, weights: Tensor | None, k: int) -> 
     starts = torch.searchsorted(keys, torch.arange(k, device=x.device, dtype=keys.dtype))
     cuts = torch.arange(0, n, PIECE, device=x.device)
     bounds = torch.cat([torch.cat([starts, cuts]).sort().values, torch.full((1,), n, device=x.device)])
-    firsts = torch.cat(
-        [torch.searchsorted(bounds[:-1].contiguous(), starts), torch.full((1,), len(bounds) - 1, device=x.device)]
-    )
+    firsts = torch.cat([torch.searchsorted(bounds[:-1].contiguous(), starts), torch.full((1,), len(bounds) - 1, device=x.device)])
     width = min(max(triton.next_power_of_2(d), 16), WIDEST)
     pieces = torch.empty((len(bounds) - 1, d), dtype=torch.float64, device=x.device)
     masses = torch.empty((len(bounds) - 1, 1), dtype=torch.float64, device=x.device)

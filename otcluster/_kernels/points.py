@@ -174,14 +174,7 @@ def columns(
     top = (top if samples.shift is None else top - samples.shift).float()
     top = torch.where(top == -math.inf, 0.0, top)  # the exponents are -inf there
     sums = _columns(
-        clusters.parts,
-        _factor(clusters),
-        samples.parts,
-        _factor(samples),
-        near,
-        top,
-        weights.float().contiguous(),
-        _BITS / epsilon,
+        clusters.parts, _factor(clusters), samples.parts, _factor(samples), near, top, weights.float().contiguous(), _BITS / epsilon
     )
     return sums if after is None else sums * torch.exp(after.double())
 
