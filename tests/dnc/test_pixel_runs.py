@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -75,6 +76,32 @@ def test_eval_and_predict_by_the_command_line(run, tmp_path):
         assert message in refused.stderr
     with pytest.raises(RunError, match="classifies pixels"):
         load_run(run / "run")
+
+
+def test_eval_and_predict_need_no_training_images(run, tmp_path):
+    shutil.copytree(run / "images" / "test", tmp_path / "moved" / "test")
+    metrics = json.loads((run / "run" / "metrics.json").read_text())["test"]
+    for classes in ("red\ngreen\nblue\n", None):  # the run knows what they are called
+        if classes is not None:
+            (tmp_path / "moved" / "classes.txt").write_text(classes)
+        else:
+            (tmp_path / "moved" / "classes.txt").unlink()
+        told = CliRunner().invoke(app, ["eval", str(run / "run"), "--data", str(tmp_path / "moved")])
+        assert told.exit_code == 0, told.output
+        assert f"test mean IoU {metrics['mean_iou']:.4f}" in told.stdout
+    (tmp_path / "moved" / "classes.txt").write_text("red\ngreen\nyellow\n")
+    told = CliRunner().invoke(app, ["eval", str(run / "run"), "--data", str(tmp_path / "moved")])
+    assert told.exit_code == 2
+    assert "'yellow' stands where the run has 'blue'" in told.stderr
+    shutil.copytree(run / "run", tmp_path / "run")
+    recipe = (tmp_path / "run" / "recipe.yaml").read_text()
+    (tmp_path / "run" / "recipe.yaml").write_text(recipe.replace(str(run / "images"), str(tmp_path / "nowhere")))
+    image = str(tmp_path / "moved" / "test" / "images" / "0.png")
+    told = CliRunner().invoke(app, ["predict", str(tmp_path / "run"), image, "--out", str(tmp_path / "maps")])
+    assert told.exit_code == 0, told.output
+    told = CliRunner().invoke(app, ["eval", str(tmp_path / "run")])
+    assert told.exit_code == 2
+    assert "there is no folder" in told.stderr
 
 
 def test_pictures_too_small_for_the_network_are_named(run, tmp_path):
