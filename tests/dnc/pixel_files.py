@@ -64,9 +64,9 @@ def write_layout(layout, root, rng):
                 save(labels, root / "gtFine" / part / "ulm" / f"{name}_gtFine_labelIds.png")
 
 
-def harm(folders, what):
+def harm(folders, what, part="train", at=3):
     """Make one file wrong; which is named."""
-    labels, image = folders / "train" / "labels" / "3.png", folders / "train" / "images" / "3.png"
+    labels, image = (folders / part / kind / f"{at}.png" for kind in ("labels", "images"))
     if what == "value":
         save(np.full((48, 64), 3, np.uint8), labels)
     elif what == "colours":

@@ -7,11 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
+from otcluster.dnc import Segmenter
 from otcluster.dnc.pixels.conversion import PixelConversion
 from otcluster.dnc.pixels.evaluation import Inference, PixelEvaluation, evaluate_pixels
 from otcluster.dnc.pixels.labels import IGNORE
 from otcluster.dnc.pixels.layouts import load_pixels
 from otcluster.dnc.pixels.painting import index_picture, overlay, with_legend
+from tests.dnc.pixel_files import harm, picture, save, write_folders
+from tests.dnc.segmenters import a_head, patches
 
 
 def brightness(images):
@@ -94,3 +97,37 @@ def test_maps_are_painted_in_their_colours():
     assert with_legend(image.resize((200, 50)), ["a", "b", "c"], colours).size[1] > 50
     with pytest.raises(ValueError, match="labels must be of the size of the image"):
         overlay(image, labels[:1], colours)
+
+
+@pytest.mark.parametrize("how", [{}, {"window": (40, 40), "flip": True}, {"scales": (0.75, 1.0)}])
+def test_images_of_one_size_go_together_and_each_is_what_it_is_alone(how):
+    torch.manual_seed(0)
+    model, inference = Segmenter(patches(), a_head()).eval(), Inference(**how)
+    images = torch.randn(3, 3, 48, 56)
+    together = inference.shares(model, images, (60, 70))
+    assert together.shape == (3, 3, 60, 70)
+    for one, image in zip(together, images, strict=True):
+        torch.testing.assert_close(one, inference.shares(model, image, (60, 70)), atol=1e-5, rtol=0)
+
+
+def test_what_is_found_does_not_depend_on_batches(tmp_path):
+    """Of images of two sizes, in turn and in runs, one of them broken."""
+    write_folders(tmp_path, n_test=9)
+    rng = np.random.default_rng(1)
+    for at in (3, 6):
+        pixels, labels = picture(rng, 64, 32)
+        save(pixels, tmp_path / "test" / "images" / f"{at}.png")
+        save(labels, tmp_path / "test" / "labels" / f"{at}.png")
+    harm(tmp_path, "value", part="test", at=1)
+    split, model, sizes = load_pixels("folders", tmp_path).test, Segmenter(patches(), a_head()).eval(), []
+
+    def counted(images):
+        sizes.append(tuple(images.shape))
+        return model(images)
+
+    found = [evaluate_pixels(counted, split, 3, PixelConversion(), broken="skip", batch_size=most) for most in (1, 2, 4)]
+    assert [each.n_images for each in found] == [8, 8, 8]
+    for each in found[1:]:
+        assert torch.equal(each.confusion, found[0].confusion)
+    assert [size[0] for size in sizes[8:]] == 2 * [2, 1, 2, 1, 2]
+    assert {size[1:] for size in sizes} == {(3, 48, 64), (3, 64, 32)}

@@ -121,7 +121,7 @@ class PixelTask:
                 lambda: evaluate_pixels(
                     model, self.data.test, len(self.data.classes), self.convert, inference=self.inference,
                     device=parameter.device, dtype=parameter.dtype, broken=self.recipe.data.broken, indices=own,
-                    after_image=after_batch if ranks.n == 1 else None,
+                    after_batch=after_batch if ranks.n == 1 else None,
                 )
             )  # fmt: skip
         finally:
