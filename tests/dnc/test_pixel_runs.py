@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from otcluster.dnc import Ablation, load_recipe, load_run, train
+from otcluster.dnc import load_recipe, load_run, train
 from otcluster.dnc.commands import app
 from otcluster.dnc.errors import DataError, RecipeError
 from otcluster.dnc.pixels.conversion import PixelConversion
@@ -20,7 +20,7 @@ from otcluster.dnc.recipe import recipe_names
 from otcluster.runs.errors import RunError
 from otcluster.runs.interruption import Interrupted
 from tests.dnc.conftest import listing
-from tests.dnc.pixel_files import Stop, harm, save, write_folders, write_layout
+from tests.dnc.pixel_files import FAST, Stop, harm, save, write_folders, write_layout
 from tests.dnc.pixel_files import pixel_recipe as recipe
 
 
@@ -203,6 +203,29 @@ def test_recipes_that_cannot_be_are_refused(changes, message):
         load_recipe("digits", ["pixels.network=fcn"])
 
 
-def test_pixels_are_not_ablated():
-    with pytest.raises(RecipeError, match="recipe camvid-fcn-resnet18 is of pixels, and ablations compare accuracies"):
-        Ablation.plan("camvid-fcn-resnet18", axes=[])
+def test_variants_are_compared_by_mean_iou(folders, tmp_path):
+    changes = [*FAST, "data.kind=pixel-folders", "pixels.resize=null", "pixels.crop=[32,48]", "backbone.name=test_resnet"]
+    arguments = ["ablate", "camvid-fcn-resnet18", *changes, "train.epochs=1", "--data", str(folders), "--seeds", "1"]
+    told = CliRunner().invoke(app, [*arguments, "--vary", "head.kind=linear,dnc", "--out", str(tmp_path / "out")])
+    assert told.exit_code == 0, told.output
+    assert "| variant | runs | test mean IoU |" in told.stdout
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["measure"] == "mean IoU"
+    for outcome in results["outcomes"]:
+        metrics = json.loads((tmp_path / "out" / outcome["folder"] / "metrics.json").read_text())
+        assert outcome["value"] == metrics["test"]["mean_iou"]
+    told = CliRunner().invoke(
+        app, [*arguments, "--vary", "head.kind=linear", "--splits", "2", "--out", str(tmp_path / "splits")]
+    )
+    assert told.exit_code == 2
+    assert "these images have test images of their own" in told.stderr
+
+
+def test_test_images_without_any_label_are_an_error(folders, run, tmp_path):
+    for path in (folders / "test" / "labels").iterdir():
+        save(np.full((48, 64), IGNORE, np.uint8), path)
+    with pytest.raises(DataError, match="no pixel of the 3 test images has a label"):
+        train(recipe(folders, "backbone.name=test_resnet"), tmp_path / "run")
+    told = CliRunner().invoke(app, ["eval", str(run / "run"), "--data", str(folders)])
+    assert told.exit_code == 2
+    assert "no pixel of the 3 test images has a label" in told.stderr

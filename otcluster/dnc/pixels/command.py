@@ -20,7 +20,7 @@ def evaluate_pixel_run(run: Path, data: str | None, split: str) -> None:
     found = evaluate_pixels(
         loaded.model, images, len(loaded.classes), conversion_of(loaded.recipe),
         inference=inference_of(loaded.recipe), broken=loaded.recipe.data.broken,
-    ).metrics(loaded.classes)  # fmt: skip
+    ).need_labels(f"{split} images").metrics(loaded.classes)  # fmt: skip
     for name, value in found["per_class"].items():
         typer.echo(f"{name:24} {'no pixels' if value is None else f'{value:.4f}'}")
     typer.echo(

@@ -109,6 +109,16 @@ class PixelEvaluation:
     confusion: Tensor
     n_images: int
 
+    def need_labels(self, what: str) -> PixelEvaluation:
+        """The same, where a pixel of the images has a label.
+
+        Raises:
+            DataError: None has.
+        """
+        if not self.confusion.any():
+            raise DataError(f"no pixel of the {self.n_images} {what} has a label: all are {IGNORE}, or stand for no class")
+        return self
+
     def metrics(self, classes: Sequence[str]) -> dict[str, Any]:
         """Mean intersection over union, that of each class, accuracy of pixels, and the mean of the classes' accuracies.
 

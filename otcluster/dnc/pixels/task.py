@@ -128,9 +128,10 @@ class PixelTask:
             model.train(was_training)
         after_batch()
         if ranks.n == 1:
-            return found
+            return found.need_labels("test images")
         every = ranks.gathered((found.confusion, found.n_images))
-        return PixelEvaluation(sum((each[0] for each in every), torch.zeros_like(found.confusion)), sum(e[1] for e in every))
+        confusion, n_images = sum((each[0] for each in every), torch.zeros_like(found.confusion)), sum(e[1] for e in every)
+        return PixelEvaluation(confusion, n_images).need_labels("test images")
 
     def finish(
         self, model: Segmenter, files: RunFiles, ranks: Ranks, after_batch: Callable[[], None], ended: Callable[[], Ended]
