@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,7 @@ def check_values(
     # Of a sharded problem these are the totals of one rank, which say nothing of what all may be asked for.
     beyond = ~(wanted >= 0) if problem.sharded else _beyond(wanted, totals, agreement(problem))
     ids = problem.groups if problem.groups is not None and problem.n_samples else None
+    spread = problem.scores.range_facts()
     facts = [
         zero if ids is None else xp.min(ids),
         zero if ids is None else xp.max(ids),
@@ -62,13 +64,13 @@ def check_values(
         xp.any(starved),
         zero if problem.assigned_mass is None else xp.any(beyond),
         *_scale_facts(problem, masses),
-        *problem.scores.range_facts(),
+        *spread,
     ]
     # Where looking costs a wait, the whole survey travels with the first look.
     dense = isinstance(problem.scores, DenseScores)
     survey = _Survey(problem, clusters) if dense and not ops.on_host else None
     first, last, least_sample, least_cluster, furthest, any_starved, any_beyond, lightest, heaviest, low, high, *found = (
-        ops.facts([*facts, *(survey.facts if survey else [])])
+        ops.facts([*facts, *(survey.facts(spread) if survey else [])])
     )
     finite = math.isfinite(low) and math.isfinite(high)
 
@@ -81,7 +83,7 @@ def check_values(
     if not finite:
         if dense and survey is None:
             survey = _Survey(problem, clusters)
-            found = ops.facts(survey.facts)
+            found = ops.facts(survey.facts(spread))
         if survey is None or found[4]:
             problem.scores.raise_not_finite()
     if survey is not None and found[0]:
@@ -188,26 +190,69 @@ class _Survey:
     """What a full look at an array of scores finds: bad values, forbidden pairs, rows and columns without any pair."""
 
     def __init__(self, problem: Problem, clusters: Array) -> None:
-        ops, xp = problem.ops, problem.ops.xp
-        self.problem = problem
-        shape = (math.prod(problem.scores.batch_shape), problem.n_samples, problem.n_clusters)
-        values = xp.reshape(problem.scores.values, shape)  # type: ignore[attr-defined]
-        self.bad = xp.isnan(values) | (values == float("inf"))
-        allowed = values > -float("inf")
-        spread = clusters[:, None, :] if problem.groups is None else xp.take(clusters, problem.groups, axis=0)[None, :, :]
+        self.problem, self.clusters = problem, clusters
+
+    def facts(self, spread: tuple[Array, Array]) -> list[Array]:
+        """Whether there are bad scores, forbidden pairs, rows and columns without any pair, scores that are too large.
+
+        Args:
+            spread: Bounds of the scores, as :meth:`Scores.range_facts` has them.
+        """
+        problem, ops, xp = self.problem, self.problem.ops, self.problem.ops.xp
+        scores = xp.reshape(problem.scores.given, self._shape)  # type: ignore[attr-defined]
+        weights = problem.weights if problem.is_weighted else None
+        kernels = None if 0 in self._shape else ops.survey_kernels([scores, *([] if weights is None else [weights])])
+        if kernels is None:
+            return [xp.any(each) for each in (self.bad, ~self._allowed, self.lost_rows, self._lost_columns, self._too_large)]
+        limit = problem.scores.limit  # type: ignore[attr-defined]
+        flags = kernels.survey(scores, weights, self.clusters, problem.totals, problem.groups, *spread, limit)
+        lost = 0 if problem.assigned_mass is not None else 1
+        return [flags[0], flags[1], flags[2] * lost, flags[3], flags[4]]
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        return (math.prod(self.problem.scores.batch_shape), self.problem.n_samples, self.problem.n_clusters)
+
+    @functools.cached_property
+    def _values(self) -> Array:
+        return self.problem.ops.xp.reshape(self.problem.scores.values, self._shape)  # type: ignore[attr-defined]
+
+    @functools.cached_property
+    def bad(self) -> Array:
+        """Which scores are NaN or +inf."""
+        return self.problem.ops.xp.isnan(self._values) | (self._values == float("inf"))
+
+    @functools.cached_property
+    def _allowed(self) -> Array:
+        return self._values > -float("inf")
+
+    @functools.cached_property
+    def lost_rows(self) -> Array:
+        """Which samples with mass may join no open cluster, (batches, n)."""
+        problem, xp = self.problem, self.problem.ops.xp
         weighted = problem.weights > 0
-        self.lost_rows = weighted & ~xp.any(allowed & (spread > 0), axis=-1)
         if problem.assigned_mass is not None:  # who may join no cluster stays outside
-            self.lost_rows = xp.zeros_like(self.lost_rows)
-        reached = allowed & weighted[..., None]
+            return xp.zeros_like(weighted)
+        grouped = problem.groups is not None
+        spread = xp.take(self.clusters, problem.groups, axis=0)[None, :, :] if grouped else self.clusters[:, None, :]
+        return weighted & ~xp.any(self._allowed & (spread > 0), axis=-1)
+
+    @functools.cached_property
+    def reached(self) -> Array:
+        """Which clusters some sample with mass may join, (n_problems, k)."""
+        problem, ops, xp = self.problem, self.problem.ops, self.problem.ops.xp
+        reached = self._allowed & (problem.weights > 0)[..., None]
         if problem.groups is None:
-            self.reached = xp.any(reached, axis=-2)
-        else:
-            counts = ops.segment_sum(ops.cast(reached[0, ...], ops.wide), problem.groups, problem.n_problems)
-            self.reached = counts > 0
-        self.lost_columns = (clusters > 0) & ~self.reached & (problem.totals > 0)[:, None]
-        too_large = problem.scores.too_large()  # type: ignore[attr-defined]
-        self.facts = [xp.any(each) for each in (self.bad, ~allowed, self.lost_rows, self.lost_columns, too_large)]
+            return xp.any(reached, axis=-2)
+        return ops.segment_sum(ops.cast(reached[0, ...], ops.wide), problem.groups, problem.n_problems) > 0
+
+    @functools.cached_property
+    def _lost_columns(self) -> Array:
+        return (self.clusters > 0) & ~self.reached & (self.problem.totals > 0)[:, None]
+
+    @property
+    def _too_large(self) -> Array:
+        return self.problem.scores.too_large()  # type: ignore[attr-defined]
 
     def raise_bad_score(self) -> None:
         at = _index(self.problem, self.bad)
@@ -222,7 +267,7 @@ class _Survey:
                 f"sample {name} may join no open cluster: every score of its row is -inf or meets a closed cluster. "
                 "Allow one, or give the sample no mass"
             )
-        raise_unreached(self.problem, self.lost_columns)
+        raise_unreached(self.problem, self._lost_columns)
 
 
 def _least(problem: Problem, masses: Array) -> Array:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from otcluster import passes
+from otcluster import half_rounds, passes
 from otcluster._ops.generic import Array
 from otcluster.adjoint import Chain, Upstream, column_gradient, prices_as_upstream, source_gradients, value_upstream
 from otcluster.prices import prices
@@ -96,12 +96,12 @@ class UnrolledGradient(Gradient):
     def chain(self, answer: Answer, at_potential: Array) -> Chain:
         problem, epsilon, xp, side = answer.problem, answer.epsilon, answer.problem.ops.xp, answer.problem.cluster_side
         pull = 1.0 if side is None else side.pull(xp, problem.clusters, epsilon)
-        g = passes.first_potential(problem, epsilon) if answer.start is None else answer.start
+        g = half_rounds.first_potential(problem, epsilon) if answer.start is None else answer.start
         path: list[tuple[Array, Array]] = []
         for _ in range(answer.solver.max_iter - (answer.start is None)):
             columns, _ = passes.plan_columns(problem, g, epsilon)
             path.append((g, columns))
-            g = passes.raised(problem, g, columns, epsilon)
+            g = half_rounds.raised(problem, g, columns, epsilon)
         rounds: list[tuple[Array, Array]] = []
         least = float(xp.finfo(problem.dtype).smallest_normal)
         for g, columns in reversed(path):
@@ -116,7 +116,7 @@ class UnrolledGradient(Gradient):
             return Chain(at_answer, rounds)
         strict = copy.copy(problem)  # the first half-round is a share of that of a strict side
         strict._set(cluster_side=None)
-        return Chain(at_answer, rounds, (passes.first_potential(strict, epsilon), pull * at_potential))
+        return Chain(at_answer, rounds, (half_rounds.first_potential(strict, epsilon), pull * at_potential))
 
 
 @dataclass(frozen=True, eq=False)

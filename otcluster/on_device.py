@@ -1,4 +1,4 @@
-"""Passes of kernels, for scores in the memory of a device. They answer as those of :mod:`otcluster.passes`, which turn to them."""
+"""Passes of kernels, for scores in the memory of a device; those of :mod:`otcluster.passes` turn to them."""
 
 from __future__ import annotations
 

@@ -11,13 +11,12 @@ nothing can overflow, one number for all rows does: that saves two of five opera
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from otcluster._ops.generic import BELOW, Array
-from otcluster.fused import NATS_BELOW, Terms, fused_passes
-from otcluster.on_device import device_passes, takes_half_rounds
+from otcluster.fused import Terms, fused_passes
+from otcluster.on_device import device_passes
 from otcluster.problem import Problem
 from otcluster.scores import DenseScores
 
@@ -57,93 +56,6 @@ def held(problem: Problem) -> Problem:
     return problem.with_scores(problem.ops.xp.reshape(scores, (*problem.sample_shape, problem.n_clusters)))
 
 
-def first_potential(problem: Problem, epsilon: float) -> Array:
-    """The clusters' half-round from the start ``f = epsilon log(sample mass)``: g, (n_problems, k).
-
-    With unit masses that start is exp(scores / epsilon), as in the training codes that use Sinkhorn-Knopp. Each column is
-    shifted by its own maximum, found on the way: that changes nothing in the result, and one entry of each column is 1.
-    """
-    kernels = device_passes(problem, epsilon) if takes_half_rounds(problem) else None
-    if kernels is not None:
-        return kernels.first()
-    ops, xp = problem.ops, problem.ops.xp
-    epsilon = _representable(problem, epsilon)
-
-    bounds = _small_range(problem, epsilon)
-    empty = ops.full((problem.n_problems, problem.n_clusters), -_INFINITY, problem.dtype)
-    nothing = ops.full(tuple(empty.shape), 0.0, ops.wide)
-    fused = fused_passes(problem)
-    if bounds is not None and fused is not None:
-        columns = fused.kernel_columns(tiles(problem, whole=True), Terms(None, nothing, epsilon, bounds[1]))
-        columns = problem.summed(columns)[0]
-        return _half_round(problem, nothing - (bounds[1] + NATS_BELOW * epsilon), columns, epsilon)
-    if bounds is not None:
-        offset = ops.full((1, 1, 1), -bounds[1] / epsilon - BELOW, problem.dtype)
-        room = _room(problem)
-
-        def read_all(batches: slice, rows: slice, scores: Array) -> Array:
-            kernel = ops.exp(ops.scaled(scores, 1 / epsilon, offset, room(batches, rows, scores)))
-            return summed_rows(problem, rows, ops.weighted(kernel, problem.weights[batches, rows]))
-
-        columns = fold(problem, read_all, operator.add, nothing)
-        columns = problem.summed(columns)[0]
-        return _half_round(problem, nothing - (bounds[1] + BELOW * epsilon), columns, epsilon)
-
-    def read(batches: slice, rows: slice, scores: Array) -> tuple[Array, Array]:
-        weights = problem.weights[batches, rows]
-        heavy = xp.where((weights > 0)[..., None], scores, ops.full((), -_INFINITY, scores.dtype))
-        if problem.groups is None:
-            top = ops.column_max(heavy)
-        else:
-            top = ops.segment_max(heavy[0, ...], problem.groups[rows], problem.n_problems)
-        finite = xp.clip(top, float(xp.finfo(top.dtype).min), None)
-        spread = finite[:, None, :] if problem.groups is None else xp.take(finite, problem.groups[rows], axis=0)[None, ...]
-        return top, summed_rows(problem, rows, ops.weighted(ops.column_kernel(heavy, spread, epsilon), weights))
-
-    def merge(one: tuple[Array, Array], two: tuple[Array, Array]) -> tuple[Array, Array]:
-        top = xp.maximum(one[0], two[0])
-        finite = xp.clip(top, float(xp.finfo(top.dtype).min), None)
-        sums = [xp.exp(ops.cast(each[0] - finite, ops.wide) / epsilon) * each[1] for each in (one, two)]
-        return top, sums[0] + sums[1]
-
-    top, sums = fold(problem, read, merge, (empty, nothing))
-    if problem.reducer is not None:
-        everywhere = problem.greatest(ops.cast(top, ops.wide))
-        (sums,) = problem.summed(merge((top, sums), (everywhere, nothing))[1])
-        top = everywhere
-    start = xp.where(top == -_INFINITY, xp.zeros_like(top), -top)
-    return _half_round(problem, ops.cast(start, ops.wide), sums, epsilon)
-
-
-def raised(problem: Problem, g: Array, columns: Array, epsilon: float) -> Array:
-    """The clusters' half-round: the potential under which ``columns`` would have been the masses asked for.
-
-    Zero mass is -inf. A column whose entries all vanish is raised by what the dtype can resolve. A relaxed side takes only
-    a part of that potential.
-    """
-    side = problem.cluster_side
-    return _half_round(problem, g if side is None else side.settled(problem.ops.xp, g, problem.clusters), columns, epsilon)
-
-
-def raised_again(problem: Problem, g: Array, epsilon: float) -> Array:
-    """A whole round: a pass at ``g``, and then the clusters' half-round."""
-    kernels = device_passes(problem, epsilon) if takes_half_rounds(problem) else None
-    if kernels is not None:
-        return kernels.raised(g)
-    columns, _ = plan_columns(problem, g, epsilon)
-    return raised(problem, g, columns, epsilon)
-
-
-def _half_round(problem: Problem, g: Array, columns: Array, epsilon: float) -> Array:
-    xp, side = problem.ops.xp, problem.cluster_side
-    smallest = float(xp.finfo(problem.dtype).smallest_normal)
-    ratio = problem.ops.log(problem.clusters) - problem.ops.log(xp.clip(columns, smallest, None))
-    there = g + _representable(problem, epsilon) * ratio
-    if side is None:
-        return there
-    return xp.where(problem.clusters > 0, side.pull(xp, problem.clusters, epsilon) * there, there)
-
-
 def plan_columns(
     problem: Problem, g: Array, epsilon: float, look: Callable[[slice, slice, Array], None] | None = None
 ) -> tuple[Array, Array]:
@@ -158,7 +70,7 @@ def plan_columns(
         return problem.summed(*kernels.plan_columns(g))
     fused = fused_passes(problem) if look is None else None
     if fused is not None:
-        columns, lost = fused.plan_columns(tiles(problem, whole=True), _terms(problem, g, epsilon))
+        columns, lost = fused.plan_columns(tiles(problem, whole=True), terms_of(problem, g, epsilon))
         return problem.summed(columns, lost)
     plan_of = tile_plan(problem, g, epsilon)
     nobody = ops.full((problem.n_problems, 1), 0.0, ops.wide)
@@ -187,7 +99,7 @@ def column_error(problem: Problem, g: Array, columns: Array, lost: Array, epsilo
     """
     xp, side, wanted = problem.ops.xp, problem.cluster_side, problem.clusters
     if side is not None:
-        wanted = side.asked(xp, g, columns, problem.clusters, _representable(problem, epsilon))
+        wanted = side.asked(xp, g, columns, problem.clusters, representable(problem, epsilon))
     wrong = xp.sum(xp.abs(columns - wanted), axis=-1) + lost
     return wrong / xp.where(problem.totals > 0, problem.totals, xp.ones_like(problem.totals))
 
@@ -196,7 +108,7 @@ def sample_potential(problem: Problem, g: Array, epsilon: float) -> Array:
     """f, (batches, n): the potential of the samples under which the rows are exact. -inf for zero mass."""
     ops, xp = problem.ops, problem.ops.xp
     kernel_of = _kernel(problem, g, epsilon)
-    epsilon = _representable(problem, epsilon)
+    epsilon = representable(problem, epsilon)
 
     def read(batches: slice, rows: slice, scores: Array) -> Array:
         kernel, top = kernel_of(batches, rows, scores)
@@ -216,7 +128,7 @@ def plan(problem: Problem, g: Array, epsilon: float) -> Array:
         return kernels.plan(g)
     fused = fused_passes(problem)
     if fused is not None:
-        return fused.plan(tiles(problem, whole=True), _terms(problem, g, epsilon))
+        return fused.plan(tiles(problem, whole=True), terms_of(problem, g, epsilon))
     result = problem.ops.room((int(problem.weights.shape[0]), problem.n_samples, problem.n_clusters), problem.dtype)
     read = tile_plan(problem, g, epsilon, result)
     if result is None:
@@ -232,7 +144,7 @@ def tile_plan(
     """Start a pass: a function that gives the plan of a tile. It lasts until the next call, or is part of ``result``."""
     fused = fused_passes(problem) if result is None else None
     if fused is not None:
-        terms, room = _terms(problem, g, epsilon), _room(problem)
+        terms, room = terms_of(problem, g, epsilon), room_for(problem)
         return lambda batches, rows, scores: fused.tile_plan(batches, rows, scores, terms, room(batches, rows, scores))
     kernel_of = _kernel(problem, g, epsilon, result)
 
@@ -251,7 +163,7 @@ def plan_labels(problem: Problem, g: Array, epsilon: float) -> Array:
     ops, xp = problem.ops, problem.ops.xp
     fused = fused_passes(problem)
     if fused is not None:
-        return fused.labels(tiles(problem, whole=True), _terms(problem, g, epsilon))
+        return fused.labels(tiles(problem, whole=True), terms_of(problem, g, epsilon))
     exponents_of = _exponents(problem, g, epsilon)
 
     def read(batches: slice, rows: slice, scores: Array) -> Array:
@@ -262,11 +174,12 @@ def plan_labels(problem: Problem, g: Array, epsilon: float) -> Array:
     return _gather(problem, read, (), ops.integer)
 
 
-def _representable(problem: Problem, epsilon: float) -> float:
+def representable(problem: Problem, epsilon: float) -> float:
+    """The strength, or the least that the dtype knows."""
     return max(epsilon, float(problem.ops.xp.finfo(problem.dtype).smallest_normal))
 
 
-def _small_range(problem: Problem, epsilon: float) -> tuple[float, float] | None:
+def small_range(problem: Problem, epsilon: float) -> tuple[float, float] | None:
     """Bounds of the scores if ``exp(scores / epsilon)`` is in no danger, whatever the potentials."""
     if problem.bounds is None:
         return None
@@ -279,10 +192,10 @@ def _small_range(problem: Problem, epsilon: float) -> tuple[float, float] | None
 
 def is_scaled(problem: Problem, epsilon: float) -> bool:
     """Whether exponentials are taken without the maximum of each row: the scaling form. Else it is the log form."""
-    return _small_range(problem, _representable(problem, epsilon)) is not None
+    return small_range(problem, representable(problem, epsilon)) is not None
 
 
-def _room(problem: Problem, result: Array | None = None) -> Callable[[slice, slice, Array], Array | None]:
+def room_for(problem: Problem, result: Array | None = None) -> Callable[[slice, slice, Array], Array | None]:
     """Where a pass may put a tile: in its place of ``result``, or over the tile before."""
     if result is not None:
         return lambda batches, rows, scores: result[batches, rows]
@@ -300,11 +213,11 @@ def _room(problem: Problem, result: Array | None = None) -> Callable[[slice, sli
     return room
 
 
-def _terms(problem: Problem, g: Array, epsilon: float) -> Terms:
+def terms_of(problem: Problem, g: Array, epsilon: float) -> Terms:
     """How potentials enter the exponents of a kernel without overflow."""
     ops, xp = problem.ops, problem.ops.xp
-    epsilon = _representable(problem, epsilon)
-    bounds = _small_range(problem, epsilon)
+    epsilon = representable(problem, epsilon)
+    bounds = small_range(problem, epsilon)
     if bounds is not None:
         most = xp.max(g, axis=-1, keepdims=True)
         return Terms(None, (g - xp.where(most == -_INFINITY, xp.zeros_like(most), most)) / epsilon, epsilon, bounds[1])
@@ -321,8 +234,8 @@ def _exponents(
 
     That is -inf where no cluster is open to the row. What it gives lasts until it is called again, or is part of ``result``.
     """
-    room, ops, xp = _room(problem, result), problem.ops, problem.ops.xp
-    terms = _terms(problem, g, epsilon)
+    room, ops, xp = room_for(problem, result), problem.ops, problem.ops.xp
+    terms = terms_of(problem, g, epsilon)
     epsilon, near = terms.epsilon, terms.near
     if near is None:
         offsets = ops.cast(terms.after - (terms.base / epsilon + BELOW), problem.dtype)

@@ -187,7 +187,7 @@ class Problem:
 
     def share(self, clusters: Array, name: str | None) -> None:
         """Share what is assigned among the clusters as asked: ``clusters``, by the argument ``name``."""
-        ops, xp = self.ops, self.ops.xp
+        xp = self.ops.xp
         if name == "cluster_share":  # sums of shares of any size stay in range
             largest = xp.max(clusters, axis=-1, keepdims=True)
             clusters = clusters / xp.where(largest > 0, largest, xp.ones_like(largest))
@@ -253,7 +253,7 @@ class Problem:
     @functools.cached_property
     def closed(self) -> Array:
         """Which clusters the caller closed, by giving them no mass: (n_problems, k)."""
-        return self.clusters != self.clusters  # noqa: PLR0124  (none: nothing was given)
+        return self.clusters != self.clusters
 
     @property
     def problem_shape(self) -> tuple[int, ...]:

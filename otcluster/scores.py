@@ -132,20 +132,21 @@ class DenseScores:
         if not self.n_samples or 0 in self.batch_shape:
             nothing = self.ops.full((), 0.0, self.ops.wide)
             return nothing, nothing
-        # Found in the dtype of the caller, so that half of a precision is not written out as a whole one.
-        least, greatest = (self.ops.cast(each, self.dtype) for each in self.ops.extremes(self.given))
+        # On a device in the dtype of the caller, so that half of a precision is not written out as a whole one.
+        values = self.values if self.ops.on_host else self.given
+        least, greatest = (self.ops.cast(each, self.dtype) for each in self.ops.extremes(values))
         return _with_headroom(least), _with_headroom(greatest)
 
     def too_large(self) -> Array:
         """Which scores are finite, but so large that differences of them overflow."""
-        return (self.ops.xp.abs(self.values) > self._limit) & self.ops.xp.isfinite(self.values)
+        return (self.ops.xp.abs(self.values) > self.limit) & self.ops.xp.isfinite(self.values)
 
     def raise_not_finite(self) -> None:
         """Raise that some are; -inf is a forbidden pair, and may be."""
-        raise ValueError(f"scores beyond {self._limit:.3g} overflow {self.dtype}: divide scores and epsilon by the same number")
+        raise ValueError(f"scores beyond {self.limit:.3g} overflow {self.dtype}: divide scores and epsilon by the same number")
 
     @property
-    def _limit(self) -> float:
+    def limit(self) -> float:
         return float(self.ops.xp.finfo(self.dtype).max) / _HEADROOM
 
     def tile_shape(self, groups: Array | None) -> tuple[int, int]:

@@ -1,8 +1,8 @@
-"""Rounds over scores that exist, (batches, n, k), each in one reading where a row fits on chip, and in two where it does not.
+"""Rounds over scores that exist, (batches, n, k): one reading each where a row fits on chip, two where it does not.
 
-A program of the first kind takes some rows at a time, normalises them and adds them to sums of its own for all clusters; what the
-programs found is then added in a fixed order, so that the same input gives the same bits. Where k is larger than a program can
-hold, one kernel finds the maximum and the sum of each row, and another adds up the columns.
+A program of the first kind takes some rows at a time, normalises them and adds them to sums of its own for all clusters; what
+the programs found is then added in a fixed order, so that the same input gives the same bits. Where k is larger than a program
+can hold, one kernel finds the maximum and the sum of each row, and another adds up the columns.
 
 Bytes that must be moved: the scores once a reading; the sums of the programs are small beside them.
 """
@@ -295,9 +295,7 @@ class _Passes:
 
 
 @operator
-def dense_first(
-    scores: Tensor, weights: Tensor | None, masses: Tensor, epsilon: float, widest: int = WIDEST
-) -> Tensor:
+def dense_first(scores: Tensor, weights: Tensor | None, masses: Tensor, epsilon: float, widest: int = WIDEST) -> Tensor:
     """The first half-round of the clusters.
 
     Args:

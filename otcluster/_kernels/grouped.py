@@ -1,7 +1,7 @@
 """Many small problems in one launch: each program balances one, whose rows stay on chip through all rounds.
 
-Rows are sorted by problem once. A problem whose rows fit in one tile is read once; a larger one is read again in each round, by its
-program, which finds it in the cache as long as it is not very large.
+Rows are sorted by problem once. A problem whose rows fit in one tile is read once; a larger one is read again in each round, by
+its program, which finds it in the cache as long as it is not very large.
 
 Bytes that must be moved: scores, order and starts once, labels and potentials once.
 """
@@ -49,7 +49,7 @@ def _columns(
     columns = tl.sum(part, axis=0).to(tl.float64)
     nobody = tl.sum(lost, axis=0).to(tl.float64)
     for at in range(start + R, stop, R):
-        more, its, _, _ = _rows(scores, order, weights, at, stop, k, R, K, WEIGHTED)
+        more, its, row_of, is_there = _rows(scores, order, weights, at, stop, k, R, K, WEIGHTED)
         part, lost = plan(more, its, near, rest, epsilon)
         columns += tl.sum(part, axis=0).to(tl.float64)
         nobody += tl.sum(lost, axis=0).to(tl.float64)
@@ -73,7 +73,7 @@ def _rounds(
         top = tl.full((K,), -float("inf"), tl.float32)
         top, sums = grown(top, tl.zeros((K,), tl.float32), tile, weight, epsilon)
         for at in range(start + R, stop, R):
-            more, its, _, _ = _rows(scores, order, weights, at, stop, k, R, K, WEIGHTED)
+            more, its, row_of, is_there = _rows(scores, order, weights, at, stop, k, R, K, WEIGHTED)
             top, sums = grown(top, sums, more, its, epsilon)
         shift = tl.where(top == -float("inf"), 0.0, -top).to(tl.float64)
         g = half_round(shift, sums.to(tl.float64), mass, eps)
@@ -98,13 +98,13 @@ def _rounds(
         tl.store(counts + problem, rounds)
     else:
         for _ in range(most):
-            columns, _ = _columns(tile, weight, g, epsilon, scores, order, weights, start, stop, k, R, K, WEIGHTED)
+            columns, nobody = _columns(tile, weight, g, epsilon, scores, order, weights, start, stop, k, R, K, WEIGHTED)
             g = half_round(g, columns, mass, eps)
     tl.store(g_out + problem * k + column, g, mask=column < k)
     near, rest = split(g, epsilon)
     tl.store(labels + row, best(tile, near, rest, epsilon), mask=there)
     for at in range(start + R, stop, R):
-        more, _, row, there = _rows(scores, order, weights, at, stop, k, R, K, WEIGHTED)
+        more, its, row, there = _rows(scores, order, weights, at, stop, k, R, K, WEIGHTED)
         tl.store(labels + row, best(more, near, rest, epsilon), mask=there)
 
 
@@ -136,8 +136,8 @@ def grouped_rounds(
         best_of_all: Whether to answer with the potential of least error, in place of the last.
 
     Returns:
-        The potential g of the clusters, float64, (n_problems, k); the largest entry of each row of the plan, int64, (n,), -1 where
-        there is none; and, empty without a limit, the share of the mass in the wrong place, float64, and rounds, int64,
+        The potential g of the clusters, float64, (n_problems, k); the largest entry of each row of the plan, int64, (n,), -1
+        where there is none; and, empty without a limit, the share of the mass in the wrong place, float64, and rounds, int64,
         (n_problems,) both.
     """
     n, k = scores.shape

@@ -45,7 +45,8 @@ def operator(function: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             _traced = before
 
-    registered = torch.library.triton_op(f"otcluster::{function.__name__}", traced, mutates_args={})
+    name, schema = f"otcluster::{function.__name__}", torch.library.infer_schema(function, mutates_args=())
+    registered = torch.library.triton_op(name, traced, mutates_args=(), schema=schema)
 
     @functools.wraps(function)
     def called(*arguments: Any) -> Any:

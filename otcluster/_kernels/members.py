@@ -44,6 +44,17 @@ def assign(samples: Side, clusters: Side) -> tuple[Tensor, Tensor]:
     return labels, (-(2 * best - samples.shift)).clamp(min=0)
 
 
+def rounded_clusters(centroids: Tensor, dtype: torch.dtype) -> Side:
+    """Centroids (k, d) rounded to the dtype of samples, float16 or bfloat16, for half the negative squared distances.
+
+    One product serves, and labels are the nearest of the rounded centroids. The samples are compared as they are,
+    ``Side(x[None])``: their dimensions must be a multiple of 16.
+    """
+    rounded = centroids.to(dtype)
+    lengths = torch.linalg.vector_norm(rounded, dim=1, dtype=torch.float64).square()
+    return Side(rounded[None].contiguous(), None, -lengths / 2)
+
+
 def segment_sums(x: Tensor, labels: Tensor, k: int, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Sums of the samples (n, d) of each label, and how many there are.
 
@@ -90,13 +101,14 @@ def _segment_sums(x: Tensor, labels: Tensor, weights: Tensor | None, k: int) -> 
     starts = torch.searchsorted(keys, torch.arange(k, device=x.device, dtype=keys.dtype))
     cuts = torch.arange(0, n, PIECE, device=x.device)
     bounds = torch.cat([torch.cat([starts, cuts]).sort().values, torch.full((1,), n, device=x.device)])
-    firsts = torch.cat([torch.searchsorted(bounds[:-1].contiguous(), starts), torch.full((1,), len(bounds) - 1, device=x.device)])
+    n_pieces = bounds.shape[0] - 1
+    firsts = torch.cat([torch.searchsorted(bounds[:-1], starts), torch.full((1,), n_pieces, device=x.device)])
     width = min(max(triton.next_power_of_2(d), 16), WIDEST)
-    pieces = torch.empty((len(bounds) - 1, d), dtype=torch.float64, device=x.device)
-    masses = torch.empty((len(bounds) - 1, 1), dtype=torch.float64, device=x.device)
+    pieces = torch.empty((n_pieces, d), dtype=torch.float64, device=x.device)
+    masses = torch.empty((n_pieces, 1), dtype=torch.float64, device=x.device)
     sums = torch.empty((k, d), dtype=torch.float64, device=x.device)
     across = triton.cdiv(d, width)
-    wrap_triton(piece_sums_kernel)[(len(bounds) - 1, across)](
+    wrap_triton(piece_sums_kernel)[(n_pieces, across)](
         x, order, x if weights is None else weights, bounds, pieces, masses, d,
         HAS_WEIGHTS=weights is not None, ROWS=ROWS, WIDTH=width, num_warps=4,
     )  # fmt: skip

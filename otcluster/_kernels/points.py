@@ -70,7 +70,7 @@ def _layout(own: Tensor, other: Tensor) -> tuple[tuple[int, int], int, dict[str,
     spans = max(1, min(triton.cdiv(4 * _processors(own.device), across), tiles // 4))
     span = triton.cdiv(tiles, spans) * blocks.other
     names = {
-        "D": d, "OWN_PARTS": own_parts, "OTHER_PARTS": other_parts, "OWN": blocks.own, "OTHER": blocks.other,
+        "n_dims": d, "D": d, "OWN_PARTS": own_parts, "OTHER_PARTS": other_parts, "OWN": blocks.own, "OTHER": blocks.other,
         "DEPTH": blocks.depth, "num_warps": blocks.warps, "num_stages": blocks.stages,
     }  # fmt: skip
     return (across, triton.cdiv(n_other, span)), span, names
@@ -87,8 +87,8 @@ def _rows(
     tops = torch.empty((grid[1], n), dtype=torch.float32, device=own.device)
     totals = torch.empty((grid[1], n), dtype=torch.float64, device=own.device)
     wrap_triton(rows_kernel)[grid](
-        own, _or(own_factor, near), other, other_factor, near, _or(after, near), tops, totals, n, k, span, inverse,
-        HAS_FACTOR=own_factor is not None, HAS_AFTER=after is not None, **names,
+        own, _or(own_factor, near), other, other_factor, near, _or(after, near), tops, totals, n, k, span,
+        inverse=inverse, HAS_FACTOR=own_factor is not None, HAS_AFTER=after is not None, **names,
     )  # fmt: skip
     if grid[1] == 1:
         return tops[0], totals[0]
@@ -107,7 +107,7 @@ def _columns(
     k, n = own.shape[1], other.shape[1]
     totals = torch.empty((grid[1], k), dtype=torch.float64, device=own.device)
     wrap_triton(columns_kernel)[grid](
-        own, own_factor, other, other_factor, near, tops, weights, totals, k, n, span, inverse, **names
+        own, own_factor, other, other_factor, near, tops, weights, totals, k, n, span, inverse=inverse, **names
     )
     return totals[0] if grid[1] == 1 else totals.sum(0)
 
@@ -124,8 +124,8 @@ def _nearest(
     bests = torch.empty((grid[1], n), dtype=torch.float32, device=own.device)
     extras = bests if after is None else torch.empty_like(bests)
     wrap_triton(nearest_kernel)[grid](
-        own, _or(own_factor, near), other, other_factor, near, _or(after, near), labels, bests, extras, n, k, span, inverse,
-        HAS_FACTOR=own_factor is not None, HAS_AFTER=after is not None, **names,
+        own, _or(own_factor, near), other, other_factor, near, _or(after, near), labels, bests, extras, n, k, span,
+        inverse=inverse, HAS_FACTOR=own_factor is not None, HAS_AFTER=after is not None, **names,
     )  # fmt: skip
     values = bests.double()
     if after is not None:
@@ -174,7 +174,14 @@ def columns(
     top = (top if samples.shift is None else top - samples.shift).float()
     top = torch.where(top == -math.inf, 0.0, top)  # the exponents are -inf there
     sums = _columns(
-        clusters.parts, _factor(clusters), samples.parts, _factor(samples), near, top, weights.float().contiguous(), _BITS / epsilon
+        clusters.parts,
+        _factor(clusters),
+        samples.parts,
+        _factor(samples),
+        near,
+        top,
+        weights.float().contiguous(),
+        _BITS / epsilon,
     )
     return sums if after is None else sums * torch.exp(after.double())
 

@@ -9,20 +9,19 @@ import triton.language as tl
 def loaded(parts, at, dims, D: tl.constexpr, EVEN: tl.constexpr):
     """Some dimensions of vectors; those beyond the last are zeros."""
     where = parts + at[:, None] * D + dims[None, :]
-    if EVEN:
-        block = tl.load(where)
-    else:
-        block = tl.load(where, mask=dims[None, :] < D, other=0.0)
-    return block
+    return tl.load(where) if EVEN else tl.load(where, mask=dims[None, :] < D, other=0.0)
 
 
 @triton.jit
 def products_of(
-    own, low, own_parts, own_at, own_size, other_parts, other_at, other_size,
+    own, low, own_parts, own_at, own_size, other_parts, other_at, other_size, n_dims,
     D: tl.constexpr, OWN_PARTS: tl.constexpr, OTHER_PARTS: tl.constexpr,
     OWN: tl.constexpr, OTHER: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """Products (OWN, OTHER) of two blocks of vectors, the small parts first. ``own`` and ``low`` are in place if whole."""
+    """Products (OWN, OTHER) of two blocks of vectors, the small parts first. ``own`` and ``low`` are in place if whole.
+
+    ``n_dims`` is D again: the compiler takes long over a loop whose end it knows.
+    """
     EVEN: tl.constexpr = D % DEPTH == 0
     products = tl.zeros((OWN, OTHER), dtype=tl.float32)
     if DEPTH >= D:
@@ -35,7 +34,7 @@ def products_of(
             products = tl.dot(low, tl.trans(other), products, input_precision="ieee")
         products = tl.dot(own, tl.trans(other), products, input_precision="ieee")
     else:
-        for start in range(0, D, DEPTH):
+        for start in range(0, n_dims, DEPTH):
             dims = start + tl.arange(0, DEPTH)
             mine = loaded(own_parts, own_at, dims, D, EVEN)
             other = loaded(other_parts, other_at, dims, D, EVEN)
@@ -65,7 +64,7 @@ def kept(parts, at, size, D: tl.constexpr, PARTS: tl.constexpr, DEPTH: tl.conste
 
 @triton.jit
 def rows_kernel(
-    own_parts, own_factor, other_parts, other_factor, near, after, tops, totals, n_own, n_other, span, inverse,
+    own_parts, own_factor, other_parts, other_factor, near, after, tops, totals, n_own, n_other, span, n_dims, inverse,
     D: tl.constexpr, OWN_PARTS: tl.constexpr, OTHER_PARTS: tl.constexpr, HAS_FACTOR: tl.constexpr, HAS_AFTER: tl.constexpr,
     OWN: tl.constexpr, OTHER: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
@@ -85,7 +84,7 @@ def rows_kernel(
         columns = start + tl.arange(0, OTHER)
         other_at = tl.minimum(columns, n_other - 1).to(tl.int64)
         scores = products_of(
-            own, low, own_parts, own_at, own_size, other_parts, other_at, other_size,
+            own, low, own_parts, own_at, own_size, other_parts, other_at, other_size, n_dims,
             D, OWN_PARTS, OTHER_PARTS, OWN, OTHER, DEPTH,
         )  # fmt: skip
         if HAS_FACTOR:
@@ -107,7 +106,7 @@ def rows_kernel(
 
 @triton.jit
 def columns_kernel(
-    own_parts, own_factor, other_parts, other_factor, near, tops, weights, totals, n_own, n_other, span, inverse,
+    own_parts, own_factor, other_parts, other_factor, near, tops, weights, totals, n_own, n_other, span, n_dims, inverse,
     D: tl.constexpr, OWN_PARTS: tl.constexpr, OTHER_PARTS: tl.constexpr,
     OWN: tl.constexpr, OTHER: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
@@ -126,7 +125,7 @@ def columns_kernel(
         columns = start + tl.arange(0, OTHER)
         other_at = tl.minimum(columns, n_other - 1).to(tl.int64)
         scores = products_of(
-            own, low, own_parts, own_at, own_size, other_parts, other_at, other_size,
+            own, low, own_parts, own_at, own_size, other_parts, other_at, other_size, n_dims,
             D, OWN_PARTS, OTHER_PARTS, OWN, OTHER, DEPTH,
         )  # fmt: skip
         factor = tl.load(other_factor + other_at)
@@ -139,7 +138,7 @@ def columns_kernel(
 
 @triton.jit
 def nearest_kernel(
-    own_parts, own_factor, other_parts, other_factor, near, after, labels, bests, extras, n_own, n_other, span, inverse,
+    own_parts, own_factor, other_parts, other_factor, near, after, labels, bests, extras, n_own, n_other, span, n_dims, inverse,
     D: tl.constexpr, OWN_PARTS: tl.constexpr, OTHER_PARTS: tl.constexpr, HAS_FACTOR: tl.constexpr, HAS_AFTER: tl.constexpr,
     OWN: tl.constexpr, OTHER: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
@@ -160,7 +159,7 @@ def nearest_kernel(
         columns = start + tl.arange(0, OTHER)
         other_at = tl.minimum(columns, n_other - 1).to(tl.int64)
         scores = products_of(
-            own, low, own_parts, own_at, own_size, other_parts, other_at, other_size,
+            own, low, own_parts, own_at, own_size, other_parts, other_at, other_size, n_dims,
             D, OWN_PARTS, OTHER_PARTS, OWN, OTHER, DEPTH,
         )  # fmt: skip
         if HAS_FACTOR:

@@ -15,13 +15,18 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+import triton
 from torch import Tensor
+from torch.library import triton_op, wrap_triton
+
+from otcluster._kernels.sides_loops import laid_kernel
 
 HALVES = (torch.float16, torch.bfloat16)
 FEW = 32
 """Up to so many dimensions all is computed in float32: there is little to gain."""
 _MULTIPLE = 16
-_HIGHEST = 14  # entries lie below 2**15: float16 holds up to 2**16 - 32
+HIGHEST = 14  # entries lie below 2**15: float16 holds up to 2**16 - 32
+_ROWS, _DIMS = 16, 128
 
 
 @dataclass(frozen=True)
@@ -71,19 +76,12 @@ def sides(x: Tensor, centroids: Tensor, metric: str) -> tuple[Side, Side]:
     Returns:
         The sides of the samples and of the clusters.
     """
-    halves = x.dtype in HALVES and x.dtype == centroids.dtype
     if metric == "sqeuclidean":
-        centre = centroids.double().mean(0)
+        centre = centroids.double().mean(0).float()
         return centred_samples(x, centre), centred_clusters(centroids.double() - centre, centre if stay(x) else None)
-    if metric == "cosine":
-        if halves:
-            return _directions(x), _directions(centroids)
-        x, centroids = normalised(x.float()), normalised(centroids.float())
-    elif halves:
-        return Side(_padded(x)[None]), Side(_padded(centroids)[None])
-    if x.shape[1] <= FEW:
-        return Side(_padded(x.float())[None]), Side(_padded(centroids.float())[None])
-    return _exact(x), _exact(centroids)
+    alike = x.dtype == centroids.dtype and x.dtype in HALVES
+    one, two = (_one(vectors, alike, metric == "cosine") for vectors in (x, centroids))
+    return one, two
 
 
 def stay(x: Tensor) -> bool:
@@ -92,99 +90,103 @@ def stay(x: Tensor) -> bool:
 
 
 def centred_samples(x: Tensor, centre: Tensor) -> Side:
-    """Samples (n, d) around ``centre``, (d,), with ``-|x - centre|^2`` as their shift: for squared distances.
+    """Samples (n, d) around ``centre``, (d,) float32, with ``-|x - centre|^2`` as their shift: for squared distances.
 
     Where :func:`stay` says so the vectors themselves are not moved.
     """
-    difference = x.float() - centre.float()
+    if stay(x) and x.dtype == torch.float16:
+        return Side(_padded(x)[None], None, _laid(x, centre, "", n_parts=0)[2])
     if x.shape[1] <= FEW:
-        return Side(_padded(difference)[None], None, -_squares(difference))
-    side = _exact(x if stay(x) else difference)
-    return Side(side.parts, side.factor, -_squares(difference))
+        parts, _, shift = _laid(x, centre, "float32", moved=True)
+        return Side(parts, None, shift)
+    return Side(*_laid(x, centre, "float16", 1 if stay(x) else _pair(), moved=not stay(x), raised=True))
 
 
 def centred_clusters(centred: Tensor, centre: Tensor | None, *, half: bool = False) -> Side:
-    """Centroids (k, d) around a centre, in float64, for squared distances.
+    """Centroids (k, d) around a centre, for squared distances.
 
     Args:
-        centred: What is left of each centroid when the centre is subtracted.
-        centre: (d,), of samples that :func:`stay`; else None.
+        centred: What is left of each centroid when the centre is subtracted, float64 or float32.
+        centre: (d,) float32, of samples that :func:`stay`; else None.
         half: For half the negative squared distances.
     """
-    lengths = centred.square().sum(1)
-    if centre is not None:
-        lengths = lengths + 2 * (centred @ centre.to(centred.dtype))
-    twice = 1.0 if half else 2.0
-    if centred.shape[1] <= FEW:
-        factor = torch.full_like(lengths, twice, dtype=torch.float32)
-        return Side(_padded(centred.float())[None], factor, lengths * (-twice / 2))
-    side = pair(centred)
-    assert side.factor is not None
-    return Side(side.parts, side.factor * twice, lengths * (-twice / 2))
+    few = centred.shape[1] <= FEW
+    dtype, n_parts = ("float32", 1) if few else ("float16", _pair())
+    return Side(*_laid(centred, centre, dtype, n_parts, around=True, raised=not few, multiplier=1.0 if half else 2.0))
 
 
-def pair(vectors: Tensor) -> Side:
-    """Vectors (count, d), float32 or float64, as two parts of float16 each."""
-    scaled, factor = _raised(vectors)
-    parts = torch.empty((2, vectors.shape[0], _width(vectors.shape[1])), dtype=torch.float16, device=vectors.device)
-    if vectors.shape[1] != parts.shape[2]:
-        scaled = F.pad(scaled, (0, int(parts.shape[2]) - int(vectors.shape[1])))
-    parts[0] = scaled
-    parts[1] = scaled - parts[0]
+def _one(vectors: Tensor, alike: bool, direction: bool) -> Side:
+    """Vectors for products, or for those of their directions; ``alike`` says that both sides are of one narrow dtype."""
+    if alike or (vectors.dtype == torch.float16 and vectors.shape[1] > FEW):
+        if not direction:
+            return Side(_padded(vectors)[None])
+        if vectors.dtype == torch.float16:
+            return Side(_padded(vectors)[None], _laid(vectors, None, "", n_parts=0, direction=True)[1])
+        # Squares of bfloat16 may overflow; a power of two changes no digit.
+        parts, factor, _ = _laid(vectors, None, "bfloat16", raised=True, highest=0, direction=True)
+        return Side(parts, factor)
+    if vectors.shape[1] <= FEW:
+        if not direction:
+            return Side(_padded(vectors.float())[None])
+        parts, factor, _ = _laid(vectors, None, "float32", raised=True, highest=0, direction=True)
+        return Side(parts, factor)
+    n_parts = 1 if vectors.dtype in HALVES else _pair()
+    parts, factor, _ = _laid(vectors, None, "float16", n_parts, raised=True, direction=direction)
     return Side(parts, factor)
 
 
-def normalised(vectors: Tensor) -> Tensor:
-    """Vectors divided by their lengths; zero stays zero. Squares neither overflow nor vanish."""
-    largest = vectors.abs().amax(1, keepdim=True)
-    scaled = vectors / torch.where(largest == 0, 1.0, largest)
-    squares = scaled.square().sum(1, keepdim=True)
-    return scaled / torch.where(squares == 0, 1.0, squares).sqrt()
+def _pair() -> int:
+    """How many parts of float16 serve for a float32: one where TF32 is allowed, which holds as many digits."""
+    return 2 if torch.get_float32_matmul_precision() == "highest" else 1
 
 
-def _exact(vectors: Tensor) -> Side:
-    single = _single(vectors)
-    return pair(vectors) if single is None else single
+def _laid(
+    vectors: Tensor, centre: Tensor | None, dtype: str, n_parts: int = 1, *, raised: bool = False, highest: int = HIGHEST,
+    moved: bool = False, around: bool = False, direction: bool = False, multiplier: float = 1.0,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Parts, factors and shifts of vectors (count, d).
+
+    Args:
+        vectors: In any floating-point dtype.
+        centre: (d,) float32, or None for zeros.
+        dtype: Of the parts.
+        n_parts: How many; none leaves the parts empty.
+        raised: Whether each vector is multiplied with a power of two, which its factor undoes.
+        highest: Where the largest entry lies then: between that power of two and the next.
+        moved: Whether the parts are those of ``vectors - centre``.
+        around: Whether the vectors are around the centre: the shift is then that of ``-|v|^2 - 2 <v, centre>``, else of
+            ``-|vectors - centre|^2``.
+        direction: Whether the factors divide by the lengths as well.
+        multiplier: Of the factors; the shifts are for as many halves.
+    """
+    if centre is None:
+        centre = torch.zeros(vectors.shape[1], dtype=torch.float32, device=vectors.device)
+    half = multiplier if around else 2.0
+    flags = [highest, raised, moved, around, direction]
+    return _lay(vectors.contiguous(), centre, dtype, n_parts, [int(flag) for flag in flags], multiplier, half)
 
 
-def _single(vectors: Tensor) -> Side | None:
-    """Narrow vectors as one part of float16; None of wide ones."""
-    if vectors.dtype == torch.float16:
-        return Side(_padded(vectors)[None])
-    if vectors.dtype != torch.bfloat16:
-        return None
-    scaled, factor = _raised(vectors.float())
-    return Side(_padded(scaled.half())[None], factor)
-
-
-def _directions(vectors: Tensor) -> Side:
-    """Vectors of float16 or bfloat16 as they are, with one over their lengths as factors."""
-    if vectors.dtype == torch.bfloat16:  # whose squares may overflow; a power of two changes no digit
-        vectors = _raised(vectors.float(), 0)[0].to(vectors.dtype)
-    lengths = torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64)
-    return Side(_padded(vectors)[None], torch.where(lengths == 0, 1.0, lengths).reciprocal().float())
-
-
-def _raised(vectors: Tensor, highest: int = _HIGHEST) -> tuple[Tensor, Tensor]:
-    """Each vector times a power of two, for its largest entry to lie just below ``2**(highest + 1)``; and what undoes that."""
-    exponents = torch.frexp(vectors.abs().amax(1).float())[1].clamp(min=-100) - 1
-    return vectors * _power(highest - exponents)[:, None], _power(exponents - highest)
-
-
-def _power(exponents: Tensor) -> Tensor:
-    """Two to whole numbers between -126 and 127, to the bit."""
-    return ((exponents.to(torch.int32) + 127) << 23).view(torch.float32)
-
-
-def _squares(vectors: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64).square()
-
-
-def _width(d: int) -> int:
-    return -(-d // _MULTIPLE) * _MULTIPLE
+@triton_op("otcluster::points_side", mutates_args=())
+def _lay(
+    vectors: Tensor, centre: Tensor, dtype: str, n_parts: int, flags: list[int], multiplier: float, halves: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    count, d = vectors.shape
+    width = -(-d // _MULTIPLE) * _MULTIPLE
+    kind = getattr(torch, dtype) if n_parts else torch.float16
+    parts = torch.empty((n_parts, count, width), dtype=kind, device=vectors.device)
+    factors = torch.empty(count, dtype=torch.float32, device=vectors.device)
+    shifts = torch.empty(count, dtype=torch.float64, device=vectors.device)
+    highest, raised, moved, around, direction = flags
+    if count:
+        wrap_triton(laid_kernel)[(triton.cdiv(count, _ROWS),)](
+            vectors, centre, parts, factors, shifts, count, d, width, multiplier, halves,
+            HIGHEST=highest, RAISED=bool(raised), MOVED=bool(moved), AROUND=bool(around), DIRECTION=bool(direction),
+            PARTS=n_parts, ROWS=_ROWS, DIMS=min(triton.next_power_of_2(width), _DIMS), num_warps=4,
+        )  # fmt: skip
+    return parts, factors, shifts
 
 
 def _padded(vectors: Tensor) -> Tensor:
     """Contiguous, with the dimensions filled up with zeros."""
-    missing = _width(int(vectors.shape[1])) - int(vectors.shape[1])
+    missing = -int(vectors.shape[1]) % _MULTIPLE
     return F.pad(vectors, (0, missing)) if missing else vectors.contiguous()

@@ -1,12 +1,11 @@
-"""What kernels do with a tile of scores that they hold: exponents, sums of the plan, labels; and the half-round of the clusters.
+"""What kernels do with a tile of scores that they hold: exponents, sums of the plan, labels; and the clusters' half-round.
 
-A tile is (rows, clusters), float32, with -inf where a pair is forbidden or lies outside. The potential g of the clusters comes in
-two parts: what float32 can hold of it, added before the maximum of a row is taken, and the rest over epsilon, added after.
+A tile is (rows, clusters), float32, with -inf where a pair is forbidden or lies outside. The potential g of the clusters comes
+in two parts: what float32 can hold of it, added before the maximum of a row is taken, and the rest over epsilon, added after.
 """
 
 from __future__ import annotations
 
-import triton
 import triton.language as tl
 
 from otcluster._kernels.launching import jit

@@ -134,6 +134,10 @@ class GenericOps:
         """Kernels of passes over scores that exist (:mod:`otcluster._kernels.dense`), None where there are none for these."""
         return None
 
+    def survey_kernels(self, arrays: Sequence[Array]) -> Any:
+        """Kernels that look for what is wrong with scores (:mod:`otcluster._kernels.survey`), None where there are none."""
+        return None
+
     def group_kernels(self, arrays: Sequence[Array], k: int, rows_each: float) -> Any:
         """Kernels that balance groups of some rows each over k clusters, in one launch, None where there are none for these."""
         return None

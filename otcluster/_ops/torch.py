@@ -75,6 +75,13 @@ class TorchOps(GenericOps):
 
         return dense
 
+    def survey_kernels(self, arrays: Sequence[Array]) -> Any:
+        if not kernels.takes("the survey of scores", arrays):
+            return None
+        from otcluster._kernels import survey
+
+        return survey
+
     def group_kernels(self, arrays: Sequence[Array], k: int, rows_each: float) -> Any:
         most, longest = 128, 65_536
         objections = (

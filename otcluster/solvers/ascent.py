@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from otcluster import curvature, passes
+from otcluster import curvature, half_rounds, passes
 from otcluster._ops.generic import Array
 from otcluster.assignment import Assignment, EntropicAssignment
 from otcluster.problem import Problem
@@ -105,7 +105,7 @@ class _Climb:
             left = xp.log(xp.clip(point.error, tiny, None) / max(goal, tiny))
             dull = open_ & (before < math.inf) & ~(-rate * patience >= left) & (self.max_iter - self.count > _TOO_FEW)
             slow = slow | dull
-            self.g = xp.where(open_[:, None], passes.raised(self.problem, self.g, point.columns, self.epsilon), self.g)
+            self.g = xp.where(open_[:, None], half_rounds.raised(self.problem, self.g, point.columns, self.epsilon), self.g)
             before = point.error
             inside = open_ & ~dull & (self.count < self.max_iter)
         return slow

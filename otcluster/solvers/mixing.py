@@ -11,7 +11,7 @@ lower it, is given up: the problem goes back to its best point, does a plain rou
 
 from __future__ import annotations
 
-from otcluster import passes
+from otcluster import half_rounds
 from otcluster._ops.generic import Array
 from otcluster.problem import Problem
 from otcluster.solvers.steps import LONGEST, Point, chosen, without_mean
@@ -53,7 +53,7 @@ class MixedSteps:
         problem, point, xp = self._problem, self._point, self._problem.ops.xp
         assert point is not None
         open_ = problem.clusters > 0
-        raised = passes.raised(problem, point.g, point.columns, self._epsilon)
+        raised = half_rounds.raised(problem, point.g, point.columns, self._epsilon)
         g = xp.where(open_, point.g, xp.zeros_like(point.g))
         residual = xp.where(open_, raised, xp.zeros_like(g)) - g
         side = problem.cluster_side

@@ -9,7 +9,7 @@ with the error; a step that does not lower the error is taken back and tried wit
 
 from __future__ import annotations
 
-from otcluster import passes
+from otcluster import half_rounds
 from otcluster._ops.generic import Array
 from otcluster.problem import Problem
 from otcluster.solvers.steps import LONGEST, Point, chosen, without_mean
@@ -55,7 +55,7 @@ def _step(problem: Problem, point: Point, damping: Array, epsilon: float) -> Arr
     keep, rest = (1 - damping)[:, None, None], damping[:, None, None]
     side = problem.cluster_side
     if side is not None:  # damping 1 is the round of a relaxed side as well, and 0 is Newton's step
-        change = passes.raised(problem, point.g, columns, epsilon) - side.settled(xp, point.g, problem.clusters)
+        change = half_rounds.raised(problem, point.g, columns, epsilon) - side.settled(xp, point.g, problem.clusters)
         missing = xp.where(open_, change / epsilon, xp.zeros_like(columns))
         keep = side.pull(xp, problem.clusters, epsilon)[..., None] * keep
         rest = 1 - keep

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from otcluster import passes
+from otcluster import half_rounds, passes
 from otcluster._ops.generic import Array
 from otcluster.assignment import Assignment, EntropicAssignment
 from otcluster.on_device import takes_half_rounds
@@ -38,7 +38,7 @@ def run_rounds(
     g = first_guess(problem, epsilon, start)
     if tol is None:
         for _ in range(max_iter - 1 if start is None else max_iter):
-            g = passes.raised_again(problem, g, epsilon)
+            g = half_rounds.raised_again(problem, g, epsilon)
         return EntropicAssignment(asked, solver, g, epsilon, max_iter)
 
     limit = limit_of(problem, tol)
@@ -52,7 +52,7 @@ def run_rounds(
         done = done | met
         if rounds == max_iter or (rounds % ops.rounds_between_syncs == 0 and ops.facts([xp.all(done)])[0]):
             break
-        g = xp.where(done[:, None], g, passes.raised(problem, g, columns, epsilon))
+        g = xp.where(done[:, None], g, half_rounds.raised(problem, g, columns, epsilon))
     return EntropicAssignment(asked, solver, g, epsilon, n_iter, error=error, converged=done)
 
 
@@ -111,7 +111,7 @@ def first_guess(problem: Problem, epsilon: float, start: Array | None) -> Array:
             "epsilon %g is solved in the log form: scaling in %s cannot carry scores between %g and %g",
             epsilon, problem.dtype, low, high,
         )  # fmt: skip
-    return passes.first_potential(problem, epsilon) if start is None else start
+    return half_rounds.first_potential(problem, epsilon) if start is None else start
 
 
 def limit_of(problem: Problem, tol: float) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from otcluster import passes
+from otcluster import half_rounds
 from otcluster._ops.generic import Array
 from otcluster.problem import Problem
 
@@ -54,7 +54,7 @@ class PlainSteps:
         return found
 
     def ahead(self) -> Array:
-        return passes.raised(self._problem, self._point.g, self._point.columns, self._epsilon)
+        return half_rounds.raised(self._problem, self._point.g, self._point.columns, self._epsilon)
 
 
 def chosen(xp: Any, new: Array, one: Point, two: Point) -> Point:
