@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -122,7 +121,7 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     if len(chosen.images) > 2:
         parser.error(f"--images takes one folder of images or two runs, got {len(chosen.images)}")
-    threads = max(1, (os.cpu_count() or 1) // chosen.jobs)
+    threads = max(1, torch.get_num_threads() // chosen.jobs)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(chosen.jobs, mp_context=context, initializer=_begin_in_process, initargs=(threads,)) as pool:
         begin, images = classifiers(pool, chosen)
