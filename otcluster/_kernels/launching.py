@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 from collections.abc import Callable
 from typing import Any
@@ -45,8 +46,8 @@ def operator(function: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             _traced = before
 
-    name, schema = f"otcluster::{function.__name__}", torch.library.infer_schema(function, mutates_args=())
-    registered = torch.library.triton_op(name, traced, mutates_args=(), schema=schema)
+    traced.__signature__ = inspect.signature(function, eval_str=True)  # type: ignore[attr-defined]
+    registered = torch.library.triton_op(f"otcluster::{function.__name__}", traced, mutates_args=())
 
     @functools.wraps(function)
     def called(*arguments: Any) -> Any:

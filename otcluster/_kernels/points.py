@@ -22,6 +22,8 @@ from otcluster._kernels.sides import Side
 
 _BITS = 1 / math.log(2)
 _HALF = 0.5  # of what a float32 potential lost, in nats: beyond that the scores have no digits left
+_SHARED = 96 << 10  # bytes of shared memory, where torch does not say
+_MORE = 4 << 10  # bytes of it for what is neither block
 
 
 class Blocks(NamedTuple):
@@ -50,9 +52,19 @@ def blocks_of(dtype: torch.dtype, d: int, own_parts: int, other_parts: int) -> B
     return Blocks(128, 128, 64 if own_parts + other_parts < 4 else 32, 8, 3)
 
 
+def shared_bytes(blocks: Blocks, d: int, own_parts: int, other_parts: int) -> int:
+    """How much of the shared memory of a processor a program takes for vectors of 16 bits."""
+    own, other = 2 * blocks.depth * blocks.own * own_parts, 2 * blocks.depth * blocks.other * other_parts
+    return own + blocks.stages * other if blocks.depth >= d else blocks.stages * (own + other)
+
+
 @functools.cache
-def _processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
+def _device(device: torch.device) -> tuple[int, int]:
+    """How many processors there are, and how many bytes of shared memory a program may take."""
+    if device.type != "cuda":
+        return 4, 1 << 18
+    properties = torch.cuda.get_device_properties(device)
+    return properties.multi_processor_count, int(getattr(properties, "shared_memory_per_block_optin", _SHARED))
 
 
 def _read(side: Tensor) -> Tensor:
@@ -63,11 +75,14 @@ def _read(side: Tensor) -> Tensor:
 def _layout(own: Tensor, other: Tensor) -> tuple[tuple[int, int], int, dict[str, Any]]:
     """The grid, how many of the others a span has, and what the kernels take by name."""
     (own_parts, n_own, d), (other_parts, n_other, _) = own.shape, other.shape
+    processors, shared = _device(own.device)
     blocks = blocks_of(own.dtype, d, own_parts, other_parts)
+    if shared_bytes(blocks, d, own_parts, other_parts) + _MORE > shared:
+        blocks = Blocks(128, 64, 32, 8, 2)
     across = triton.cdiv(n_own, blocks.own)
     tiles = triton.cdiv(n_other, blocks.other)
     # A few waves of programs at least, so that the last one wastes little; each goes through some blocks, or its own is waste.
-    spans = max(1, min(triton.cdiv(4 * _processors(own.device), across), tiles // 4))
+    spans = max(1, min(triton.cdiv(4 * processors, across), tiles // 4))
     span = triton.cdiv(tiles, spans) * blocks.other
     names = {
         "n_dims": d, "D": d, "OWN_PARTS": own_parts, "OTHER_PARTS": other_parts, "OWN": blocks.own, "OTHER": blocks.other,

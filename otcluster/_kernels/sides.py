@@ -99,7 +99,7 @@ def centred_samples(x: Tensor, centre: Tensor) -> Side:
     if x.shape[1] <= FEW:
         parts, _, shift = _laid(x, centre, "float32", moved=True)
         return Side(parts, None, shift)
-    return Side(*_laid(x, centre, "float16", 1 if stay(x) else _pair(), moved=not stay(x), raised=True))
+    return Side(*_laid(x, centre, "float16", 1 if stay(x) else 2, moved=not stay(x), raised=True))
 
 
 def centred_clusters(centred: Tensor, centre: Tensor | None, *, half: bool = False) -> Side:
@@ -111,7 +111,7 @@ def centred_clusters(centred: Tensor, centre: Tensor | None, *, half: bool = Fal
         half: For half the negative squared distances.
     """
     few = centred.shape[1] <= FEW
-    dtype, n_parts = ("float32", 1) if few else ("float16", _pair())
+    dtype, n_parts = ("float32", 1) if few else ("float16", 2)
     return Side(*_laid(centred, centre, dtype, n_parts, around=True, raised=not few, multiplier=1.0 if half else 2.0))
 
 
@@ -130,14 +130,9 @@ def _one(vectors: Tensor, alike: bool, direction: bool) -> Side:
             return Side(_padded(vectors.float())[None])
         parts, factor, _ = _laid(vectors, None, "float32", raised=True, highest=0, direction=True)
         return Side(parts, factor)
-    n_parts = 1 if vectors.dtype in HALVES else _pair()
+    n_parts = 1 if vectors.dtype in HALVES else 2
     parts, factor, _ = _laid(vectors, None, "float16", n_parts, raised=True, direction=direction)
     return Side(parts, factor)
-
-
-def _pair() -> int:
-    """How many parts of float16 serve for a float32: one where TF32 is allowed, which holds as many digits."""
-    return 2 if torch.get_float32_matmul_precision() == "highest" else 1
 
 
 def _laid(
@@ -150,7 +145,8 @@ def _laid(
         vectors: In any floating-point dtype.
         centre: (d,) float32, or None for zeros.
         dtype: Of the parts.
-        n_parts: How many; none leaves the parts empty.
+        n_parts: How many; none leaves the parts empty. Of two of float16, the second is left out where
+            ``torch.set_float32_matmul_precision`` allows TF32, which holds as many digits as one.
         raised: Whether each vector is multiplied with a power of two, which its factor undoes.
         highest: Where the largest entry lies then: between that power of two and the next.
         moved: Whether the parts are those of ``vectors - centre``.
@@ -171,6 +167,8 @@ def _lay(
     vectors: Tensor, centre: Tensor, dtype: str, n_parts: int, flags: list[int], multiplier: float, halves: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     count, d = vectors.shape
+    # Asked here, where the tracing of torch.compile has no say.
+    n_parts = 1 if n_parts == 2 and torch.get_float32_matmul_precision() != "highest" else n_parts
     width = -(-d // _MULTIPLE) * _MULTIPLE
     kind = getattr(torch, dtype) if n_parts else torch.float16
     parts = torch.empty((n_parts, count, width), dtype=kind, device=vectors.device)

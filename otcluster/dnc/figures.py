@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from PIL import Image
+from PIL import Image, ImageFont
 
 from otcluster.dnc.data import Split
 from otcluster.dnc.typical import TypicalImages
@@ -74,6 +75,11 @@ def draw_subcentroids(typical: TypicalImages, split: Split, classes: list[str], 
     rest = f" (the first {shown} of {len(classes)} classes)" if shown < len(classes) else ""
     figure.suptitle(f"Training images nearest to each sub-centroid, and how many it owns{rest}", fontsize=10)
     _save(figure, path)
+
+
+def label_font(size: int) -> ImageFont.FreeTypeFont:
+    """The one that comes with matplotlib, which has the letters of many languages."""
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
 
 
 def _strip(images: list[Image.Image]) -> npt.NDArray[np.uint8]:

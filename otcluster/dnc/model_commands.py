@@ -15,7 +15,7 @@ from otcluster.dnc.explaining.overview import overview
 from otcluster.dnc.explaining.report.work import make_report
 from otcluster.dnc.exporting import export
 from otcluster.dnc.prediction import read_picture
-from otcluster.dnc.run import LoadedRun, load_run
+from otcluster.dnc.run import LoadedRun, RunFiles, load_run
 from otcluster.runs.errors import RunError
 from otcluster.runs.guard import guarded
 from otcluster.runs.ranks import need_one_process
@@ -93,13 +93,19 @@ def explain_command(
         bool, typer.Option("--measure", help="Also measure, on the test images, how true its explanations are.")
     ] = False,
 ) -> None:
-    """Say what a model has learnt; or, of pictures, why each is of its class."""
+    """Say what a model has learnt; or, of pictures, why each is of its class.
+
+    Of a run of pixels: what its sub-centroids stand for, and which of them own how much of each picture.
+    """
 
     def action() -> None:
         need_one_process("explain")
         given = [*(more or []), *(images or [])]
         if out is not None and as_json:
             raise RunError("--json prints, and --out writes the same as report.json: pass one of them")
+        if RunFiles(run).read_recipe().of_pixels:
+            _of_pixels(run, given, out, data, invert, as_json, measured)
+            return
         if out is None and data is not None:
             raise RunError("--data says where a report finds the images of the run: pass --out with it")
         if out is None and given and measured:
@@ -116,6 +122,24 @@ def explain_command(
             raise RunError(str(error)) from None
 
     guarded(action)
+
+
+def _of_pixels(
+    run: Path, images: list[str], out: Path | None, data: str | None, invert: bool, as_json: bool, measured: bool
+) -> None:
+    from otcluster.dnc.pixels.explain_command import explain_pixel_run
+
+    if invert or measured:
+        raise RunError(
+            "--invert and --measure are for runs of images with a class each, and this one is of pixels, whose explanations "
+            "always say how true they are: leave them out"
+        )
+    if data is not None and out is None and images:
+        raise RunError("--data says where the images of the run lie, and without --out none of them are read: leave it out")
+    try:
+        explain_pixel_run(run, images, out, data, as_json)
+    except (TypeError, ValueError) as error:  # of the head: nothing of this run can be explained
+        raise RunError(str(error)) from None
 
 
 def _report(run: LoadedRun, out: Path, images: list[str], invert: bool, measured: bool) -> None:

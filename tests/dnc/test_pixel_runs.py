@@ -69,7 +69,7 @@ def test_eval_and_predict_by_the_command_line(run, tmp_path):
         (["predict", str(run / "run"), str(image)], "pass --out DIR"),
         (["predict", str(run / "run"), str(image), str(image), "--out", str(out)], "two pictures are called 0"),
         (["eval", str(run / "run"), "--readout", "knn"], "this run is of pixels"),
-        (["explain", str(run / "run")], "classifies pixels"),
+        (["export", str(run / "run"), str(tmp_path / "model.onnx")], "classifies pixels"),
     ):
         refused = CliRunner().invoke(app, arguments)
         assert refused.exit_code == 2

@@ -6,7 +6,6 @@ import itertools
 import json
 import re
 import shutil
-from html.parser import HTMLParser
 from urllib.parse import unquote, urlparse
 
 import numpy as np
@@ -25,36 +24,9 @@ from otcluster.dnc.explaining.report.folder import file_name
 from otcluster.dnc.explaining.report.page import heat_words
 from otcluster.dnc.explaining.report.pictures import overlay, reduced
 from tests.dnc.conftest import listing, small, write_images
+from tests.dnc.pages import Page, read
 
 TAG, BREAKOUT = "<b onclick=alert(1)>&amp;", '"><img src=x onerror=alert(2)>'
-
-
-class Page(HTMLParser):
-    """What is on a page: tags with their attributes, and the text outside of style and script."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.text, self.inside = [], "", None
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        self.inside = tag
-        self.text += " " if tag == "td" else ""
-
-    def handle_endtag(self, tag):
-        self.inside = None
-
-    def handle_data(self, data):
-        if self.inside not in ("style", "script"):
-            self.text += data
-
-    def of(self, tag):
-        return [attributes for name, attributes in self.tags if name == tag]
-
-
-def read(page):
-    return Page(page.read_text(encoding="utf-8")), json.loads((page.parent / "report.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -430,42 +402,6 @@ def test_pictures_tell_nothing_else_of_their_files(tmp_path):
     assert plain.size == (224, 149)
     assert not plain.info
     assert not plain.getexif()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Headless Chromium of the system."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install playwright")
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if program is None:
-        pytest.skip("no Chromium is installed: apt install chromium")
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def opened(browser):
-    """Opens a page, and gathers whatever goes wrong on it."""
-    contexts, wrong = [], []
-
-    def open_page(path, **options):
-        context = browser.new_context(**options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: wrong.append(message.text))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
-        url = path.as_uri()
-        page.on("request", lambda request: request.url.startswith(("data:", url)) or wrong.append(request.url))
-        page.goto(url)
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert wrong == []
 
 
 def test_a_browser_shows_all_pictures_and_asks_no_network(made, hostile, opened):

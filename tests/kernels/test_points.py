@@ -201,7 +201,7 @@ def test_what_potentials_lost_decides(place):
     assert points.nearest(own, other, near, after, epsilon=1e-4)[0].tolist() == [30, 30]
 
 
-@pytest.mark.parametrize("shape", [(2, 400, 40), (400, 2, 40)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 200, 40), (200, 2, 40)], ids=str)
 def test_spans_are_merged(place, shape):
     case = Case(place, "cosine", (F32, F32), shape)
     few, many = (case.own, case.other) if shape[0] == 2 else (case.other, case.own)
@@ -213,6 +213,17 @@ def test_spans_are_merged(place, shape):
     check_nearest(case)
     lost = torch.zeros(case.c.shape[0], device=place)
     assert torch.equal(points.nearest(case.own, case.other, case.near.float(), lost)[0], (case.wide + case.near).argmax(1))
+
+
+def test_blocks_fit_a_small_device(place, monkeypatch):
+    side = Side(torch.zeros(2, 500, 128, dtype=F16, device=place))
+    monkeypatch.setattr(points, "blocks_of", lambda *_: points.Blocks(128, 64, 128, 8, 2))
+    for shared, depth in ((227 << 10, 128), (99 << 10, 32)):
+        monkeypatch.setattr(points, "_device", lambda _, shared=shared: (4, shared))
+        names = points._layout(side.parts, side.parts)[2]
+        assert names["DEPTH"] == depth
+        laid = points.Blocks(names["OWN"], names["OTHER"], names["DEPTH"], names["num_warps"], names["num_stages"])
+        assert points.shared_bytes(laid, 128, 2, 2) <= shared
 
 
 @pytest.mark.parametrize("dtype", [F16, BF16, F32])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,8 +12,12 @@ from torch import Tensor
 from otcluster.dnc.classes import need_cosines
 from otcluster.dnc.explaining.map import angle_map
 from otcluster.dnc.explaining.rule import Place
+from otcluster.dnc.head import DNCHead
 from otcluster.dnc.run import LoadedRun
 from otcluster.dnc.typical import TypicalImages
+
+if TYPE_CHECKING:
+    from otcluster.dnc.pixels.runs import PixelRun
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,7 @@ class SubCentroid:
     Attributes:
         place: Its class, and which of the class, counted from 0.
         name: What it is called.
-        size: Of how many training images of its class it is the nearest.
+        size: Of how many training images, or pixels, of its class it is the nearest.
         share: The same, as a part of those of its class; 0 where the class has none.
         typical: The nearest of these images, the nearest first, by name.
         reach: The lowest cosine to it, in [-1, 1], at which no sub-centroid of another class can be nearer: half the way to the
@@ -108,12 +113,14 @@ class Overview:
 
 @torch.no_grad()
 def overview(
-    run: LoadedRun, *, n_typical: int = 5, n_pairs: int = 10, duplicate: float = 0.995, dead: float = 0.01
+    run: LoadedRun | PixelRun, *, n_typical: int = 5, n_pairs: int = 10, duplicate: float = 0.995, dead: float = 0.01
 ) -> Overview:
     """Describe the model of a run.
 
     Args:
-        run: Trained to the end, from :func:`otcluster.dnc.load_run`; its head is one of sub-centroids, compared by cosine.
+        run: Trained to the end, from :func:`otcluster.dnc.load_run`; its head is one of sub-centroids, compared by cosine. Or a
+            run of pixels, from :func:`otcluster.dnc.pixels.runs.load_pixel_run`, all of whose training images are then looked
+            at: pixels are counted in place of images, and the typical images are those of the nearest places.
         n_typical: How many images to name for each sub-centroid, at most.
         n_pairs: How many confusable pairs to name, at most.
         duplicate: Above this cosine two of one class count as duplicates.
@@ -139,33 +146,75 @@ def overview(
         raise ValueError(f"n_typical and n_pairs must not be negative, got {n_typical} and {n_pairs}")
     if not -1 <= duplicate <= 1 or not 0 <= dead <= 1:
         raise ValueError(f"duplicate must be a cosine and dead a part, got {duplicate} and {dead}")
+    if not isinstance(run, LoadedRun):
+        from otcluster.dnc.pixels.patches import typical_patches
+
+        patches = typical_patches(run, n=max(n_typical, 1))
+        return overview_of(
+            head, run.classes, run.names, patches.sizes, lambda label, at: patches.names(label, at)[:n_typical],
+            n_pairs=n_pairs, duplicate=duplicate, dead=dead,
+        )  # fmt: skip
     typical = TypicalImages.load(run.files)
+    anchors: dict[Place, str] = {
+        (label, at): typical.names[image]
+        for label, at in torch.nonzero(head.store.is_open).tolist()
+        if (image := typical.anchor(label, at)) is not None
+    }
+    return overview_of(
+        head, run.classes, run.names, typical.sizes,
+        lambda label, at: [typical.names[image] for image in typical.of(label, at)[:n_typical].tolist()],
+        anchors=anchors, n_pairs=n_pairs, duplicate=duplicate, dead=dead,
+    )  # fmt: skip
+
+
+def overview_of(
+    head: DNCHead,
+    classes: Sequence[str],
+    names: Sequence[Sequence[str]],
+    sizes: Tensor,
+    typical: Callable[[int, int], Sequence[str]],
+    *,
+    anchors: Mapping[Place, str] | None = None,
+    n_pairs: int = 10,
+    duplicate: float = 0.995,
+    dead: float = 0.01,
+) -> Overview:
+    """Describe a head by what is known of its training images.
+
+    Args:
+        head: Compared by cosine.
+        classes, names: Of its classes and of their sub-centroids.
+        sizes: Of how many training images, or pixels, of its class each sub-centroid is the nearest, (n_classes, k).
+        typical: Gives the images of a sub-centroid, by class and place.
+        anchors: Those that are images, and which.
+        n_pairs, duplicate, dead: As for :func:`overview`.
+    """
     is_open = head.store.is_open.cpu()
     places: list[Place] = [(label, at) for label, at in torch.nonzero(is_open).tolist()]
     units = head.subcentroids.cpu().double()[is_open]
     cosines = (units @ units.T).clamp(-1, 1)
     labels = torch.tensor([label for label, _ in places])
     same = labels[:, None] == labels
-    names, per_class = run.names, typical.sizes.sum(dim=1)
+    per_class = sizes.sum(dim=1)
     foreign = torch.arccos(cosines.masked_fill(same, -1.0)).min(dim=1).values / 2
     found = []
     for row, (label, at) in enumerate(places):
-        size, images = int(typical.sizes[label, at]), typical.of(label, at)[:n_typical].tolist()
+        size = int(sizes[label, at])
         found.append(
             SubCentroid(
                 place=(label, at),
                 name=names[label][at],
                 size=size,
                 share=size / max(int(per_class[label]), 1),
-                typical=tuple(typical.names[image] for image in images),
+                typical=tuple(typical(label, at)),
                 reach=None if bool(same[row].all()) else float(foreign[row].cos()),
-                anchor=None if (image := typical.anchor(label, at)) is None else typical.names[image],
+                anchor=None if anchors is None else anchors.get((label, at)),
             )
         )
     upper = torch.ones_like(same).triu(1)
     on_plane, kept = angle_map(cosines)
     return Overview(
-        classes=tuple(run.classes),
+        classes=tuple(classes),
         subcentroids=tuple(found),
         cosines=cosines,
         map=on_plane,

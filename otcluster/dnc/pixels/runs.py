@@ -10,7 +10,9 @@ import torch
 
 from otcluster.dnc.baselines import LinearHead
 from otcluster.dnc.errors import DataError, RecipeError
+from otcluster.dnc.head import DNCHead
 from otcluster.dnc.heads import build_head
+from otcluster.dnc.names import subcentroid_names
 from otcluster.dnc.pixels.conversion import PixelConversion
 from otcluster.dnc.pixels.evaluation import Inference
 from otcluster.dnc.pixels.labels import IGNORE
@@ -111,6 +113,12 @@ class PixelRun:
     classes: list[str]
     palette: list[Colour]
     model: Segmenter
+
+    @property
+    def names(self) -> list[list[str]]:
+        """What the sub-centroids of each class are called, by place, "road #1"; empty lists for a head without."""
+        k = self.model.head.subcentroids.shape[1] if isinstance(self.model.head, DNCHead) else 0
+        return subcentroid_names(self.classes, k)
 
     def load_data(self) -> PixelData:
         """The images of the run.

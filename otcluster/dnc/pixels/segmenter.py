@@ -249,7 +249,7 @@ class Segmenter(nn.Module):
                 features = self.features(batch.to(like))
                 labels.append(_resized(self.grid_logits(features), batch.shape).argmax(dim=1))
                 if isinstance(self.head, DNCHead):
-                    owners.append(_owners(self.head, features, labels[-1]))
+                    owners.append(owners_of(self.head, features, labels[-1]))
         return PixelPredictions(torch.cat(labels), torch.cat(owners) if owners else None)
 
     def _both(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -325,7 +325,7 @@ def _in_parts(head: PixelHead, function: Callable[[Tensor], Tensor], rows: Tenso
     return torch.cat([function(part) for part in torch.split(rows, most)])
 
 
-def _owners(head: DNCHead, features: Tensor, labels: Tensor) -> Tensor:
+def owners_of(head: DNCHead, features: Tensor, labels: Tensor) -> Tensor:
     """Which sub-centroid of its class ``labels`` (n, h, w) is nearest to the feature whose part each pixel lies in."""
     n, _, *size = features.shape
     nearest = _in_parts(head, lambda rows: head.similarities(rows).argmax(dim=2), _rows(features)).view(

@@ -65,8 +65,14 @@ def draw_similarity(found: Overview) -> bytes:
     return _png(figure)
 
 
-def draw_confusion(confusion: list[list[int]], classes: list[str]) -> bytes:
-    """Of each class, a row, as which classes its test images were predicted: a PNG file."""
+def draw_confusion(confusion: list[list[int]], classes: list[str], *, of_pixels: bool = False) -> bytes:
+    """Of each class, a row, as which classes its test images were predicted: a PNG file.
+
+    Args:
+        confusion: How many of each class (rows) were predicted as each (columns).
+        classes: Their names.
+        of_pixels: Whether these are pixels; of so many, parts are written into the cells, in percent.
+    """
     figure, axes = _figure(6.8, 6.0)
     counts: npt.NDArray[Any] = np.asarray(confusion)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -76,11 +82,12 @@ def draw_confusion(confusion: list[list[int]], classes: list[str]) -> bytes:
     if len(classes) <= _COUNTED:
         for row, column in zip(*np.nonzero(counts), strict=True):
             colour = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", fontsize=7, color=colour)
+            said = f"{shares[row, column]:.0%}".rstrip("%") if of_pixels else f"{counts[row, column]}"
+            axes.text(column, row, said, ha="center", va="center", fontsize=7, color=colour)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of the class")
-    figure.suptitle("Confusion matrix of the test images", fontsize=10)
+    figure.suptitle(f"Confusion matrix of the {'pixels of the ' if of_pixels else ''}test images", fontsize=10)
     return _png(figure)
 
 

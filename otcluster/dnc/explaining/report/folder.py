@@ -16,15 +16,15 @@ _OURS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.png")
 _LONGEST = 40
 
 
-def file_name(at: int, name: str) -> str:
-    """The name of the PNG file of an explained image: plain letters, whatever the image is called.
+def file_name(at: int, name: str, kind: str = "explained") -> str:
+    """The name of a PNG file, such as that of an explained image: plain letters, whatever the image is called.
 
     Example:
         >>> file_name(3, "../<b>my photo</b>.jpeg")
         'explained-003-b-my-photo-b-.jpeg.png'
     """
     plain = re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-.")
-    return f"explained-{at:03}-{plain[-_LONGEST:].lstrip('-.') or 'image'}.png"
+    return f"{kind}-{at:03}-{plain[-_LONGEST:].lstrip('-.') or 'image'}.png"
 
 
 def check_folder(root: Path) -> None:

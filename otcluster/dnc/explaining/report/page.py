@@ -18,8 +18,8 @@ _HERE = Path(__file__).parent
 _WIDTH, _HEIGHT, _EDGE = 720, 480, 48  # of the map
 _COLOURS = 10
 _APART, _LETTER, _LETTERS = 20, 11, 24  # pixels between points and names, of a letter, and letters of a name
-_WHOLE = 60  # classes, up to which the confusion matrix has a column for each
-_WORST = 3  # or else so many of the classes that a class is taken for
+WHOLE = 60  # classes, up to which the confusion matrix has a column for each
+WORST = 3  # or else so many of the classes that a class is taken for
 _LABELLED = 80  # classes whose names are on the map
 _GROUPS = {
     "given": ("The pictures", "What the model says of the pictures that were given, and why."),
@@ -71,6 +71,31 @@ def render(said: Mapping[str, Any], pictures: PagePictures) -> str:
         said: From :func:`otcluster.dnc.explaining.report.content.content`.
         pictures: What it shows.
     """
+    return rendered(
+        "images.html",
+        said,
+        training=pictures.training,
+        large=pictures.large,
+        shown=pictures.explained,
+        similarity=pictures.similarity,
+        thing="training image",
+        gallery=_gallery(said["model"]),
+        places=places_of(said["model"]),
+        plane=plane(said["model"], "training images"),
+        confusion=_confusion(said),
+        groups=_groups(said["explained"]),
+        heat_words=heat_words,
+    )
+
+
+def rendered(template: str, said: Mapping[str, Any], **more: Any) -> str:
+    """A page of a template beside this file, which extends ``base.html``.
+
+    Args:
+        template: Its name.
+        said: What the report says.
+        more: What else the template uses.
+    """
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -78,22 +103,18 @@ def render(said: Mapping[str, Any], pictures: PagePictures) -> str:
     environment.filters["cosine"] = lambda value: f"{value:.3f}"
     style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     policy = f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'"
-    return environment.get_template("template.html").render(
+    return environment.get_template(template).render(
         said,
         policy=f"{policy}; base-uri 'none'; form-action 'none'",
         style=Markup(style),  # ours, and not a word in it is of others
         script=Markup(script),
-        training=pictures.training,
-        large=pictures.large,
-        shown=pictures.explained,
-        similarity=pictures.similarity,
-        gallery=_gallery(said["model"]),
-        places={each["name"]: f"subcentroid-{at}" for at, each in enumerate(said["model"]["subcentroids"])},
-        plane=_plane(said["model"]),
-        confusion=_confusion(said),
-        groups=_groups(said["explained"]),
-        heat_words=heat_words,
+        **more,
     )
+
+
+def places_of(model: Mapping[str, Any]) -> dict[str, str]:
+    """Where on the page each sub-centroid is shown, by name."""
+    return {each["name"]: f"subcentroid-{at}" for at, each in enumerate(model["subcentroids"])}
 
 
 def _hash(text: str) -> str:
@@ -127,6 +148,15 @@ def shown_of(anchor: str | None, typical: Sequence[str]) -> list[str]:
 
 
 def _gallery(model: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The sub-centroids, class by class, each with its images and with what is odd about it."""
+    found = by_class(model)
+    for one in found:
+        for each in one["subcentroids"]:
+            each["shown"] = shown_of(each["anchor"], each["typical"])
+    return found
+
+
+def by_class(model: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The sub-centroids, class by class, each with what is odd about it."""
     twins: dict[str, list[str]] = {}
     for pair in model["duplicates"]:
@@ -135,13 +165,17 @@ def _gallery(model: Mapping[str, Any]) -> list[dict[str, Any]]:
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in model["classes"]}
     for at, each in enumerate(model["subcentroids"]):
         own = {**each, "id": f"subcentroid-{at}", "dead": each["name"] in model["dead"], "twins": twins.get(each["name"], [])}
-        own["shown"] = shown_of(each["anchor"], each["typical"])
         found[each["class"]].append(own)
     return [{"name": name, "subcentroids": own} for name, own in found.items()]
 
 
-def _plane(model: Mapping[str, Any]) -> dict[str, Any]:
-    """The map in pixels: points, and the middle of each class."""
+def plane(model: Mapping[str, Any], things: str) -> dict[str, Any]:
+    """The map in pixels: points, and the middle of each class.
+
+    Args:
+        model: What the report says of it.
+        things: What the sizes of sub-centroids count.
+    """
     xs, ys = ([place[axis] for place in model["map"]] for axis in (0, 1))
     wide, high = max(xs) - min(xs), max(ys) - min(ys)
     scale = min((_WIDTH - 2 * _EDGE) / max(wide, 1e-9), (_HEIGHT - 2 * _EDGE) / max(high, 1e-9)) if wide or high else 0.0
@@ -153,7 +187,7 @@ def _plane(model: Mapping[str, Any]) -> dict[str, Any]:
             "x": round(_WIDTH / 2 + (x - middle[0]) * scale, 1),
             "y": round(_HEIGHT / 2 - (y - middle[1]) * scale, 1),
             "r": round(3 + 5 * each["share"] ** 0.5, 1),
-            "title": f"{each['name']}, class {each['class']}, {each['size']} training images",
+            "title": f"{each['name']}, class {each['class']}, {each['size']} {things}",
         }
         classes[labels[each["class"]]]["points"].append(point)
     for label, one in enumerate(classes):
@@ -208,11 +242,11 @@ def _confusion(said: Mapping[str, Any]) -> dict[str, Any]:
                 "name": name,
                 "total": total,
                 "accuracy": row[label] / total if total else None,
-                "cells": cells if len(classes) <= _WHOLE else [],
-                "worst": worst[:_WORST],
+                "cells": cells if len(classes) <= WHOLE else [],
+                "worst": worst[:WORST],
             }
         )
-    return {"whole": len(classes) <= _WHOLE, "rows": rows}
+    return {"whole": len(classes) <= WHOLE, "rows": rows}
 
 
 def _groups(explained: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

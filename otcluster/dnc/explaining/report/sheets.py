@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import matplotlib
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from otcluster.dnc.explaining.overview import Overview
 from otcluster.dnc.explaining.report.page import shown_of
 from otcluster.dnc.explaining.report.pictures import png_bytes
+from otcluster.dnc.figures import label_font
 
 _PANEL, _CELL, _THUMB, _IN_CELL = 192, 36, 32, 5
 _MARGIN, _LINE = 12, 18
@@ -41,19 +40,19 @@ def draw_card(entry: dict[str, Any], panels: Panels, training: _Read) -> bytes:
         if each is not None and each["image"] is not None:
             what = "is this image" if each["is_image"] else "stands for images like this"
             shown.append((f"{each['subcentroid']} {what}", training(each["image"])))
-    font, width = _font(13), _PANELS * (_PANEL + _MARGIN) + _MARGIN
+    font, width = label_font(13), _PANELS * (_PANEL + _MARGIN) + _MARGIN
     truth = "" if entry["true"] is None else f", and is {entry['true']}"
-    lines = _wrapped(f"{entry['name']}: said to be {entry['class']} ({entry['share']:.1%}){truth}", 130)
-    lines += [] if entry["known"] in (None, True) else _wrapped(f"I do not know, {entry['verdict']}", 130)
-    lines += _wrapped(entry["rule"], 130)
+    lines = wrapped(f"{entry['name']}: said to be {entry['class']} ({entry['share']:.1%}){truth}", 130)
+    lines += [] if entry["known"] in (None, True) else wrapped(f"I do not know, {entry['verdict']}", 130)
+    lines += wrapped(entry["rule"], 130)
     if second is not None:
-        lines += _wrapped(f"next: {second['subcentroid']}, which lost by {second['lost_by']:.3f}", 130)
+        lines += wrapped(f"next: {second['subcentroid']}, which lost by {second['lost_by']:.3f}", 130)
     top = _MARGIN + 2 * _LINE
     sheet = Image.new("RGB", (width, top + _PANEL + 2 * _MARGIN + _LINE * len(lines)), "white")
     draw = ImageDraw.Draw(sheet)
     for at, (caption, image) in enumerate(shown):
         left = _MARGIN + at * (_PANEL + _MARGIN)
-        for row, part in enumerate(_wrapped(caption, 26)[:2]):
+        for row, part in enumerate(wrapped(caption, 26)[:2]):
             draw.text((left, _MARGIN + row * _LINE - 4), part, fill="black", font=font)
         _paste(sheet, draw, image, (left, top), _PANEL)
     for row, part in enumerate(lines):
@@ -68,7 +67,7 @@ def draw_gallery(found: Overview, training: _Read) -> bytes:
         found: The model.
         training: Gives a training image by name.
     """
-    font, cell = _font(11), (_IN_CELL * _CELL + _MARGIN, _CELL + 2 * _LINE)
+    font, cell = label_font(11), (_IN_CELL * _CELL + _MARGIN, _CELL + 2 * _LINE)
     shown = found.subcentroids[: _ACROSS * _DOWN]
     places: list[tuple[int, int]] = []  # a class begins a row
     for at, each in enumerate(shown):
@@ -81,7 +80,7 @@ def draw_gallery(found: Overview, training: _Read) -> bytes:
     draw.text((_MARGIN, _MARGIN), f"Sub-centroids and the training images nearest to each{rest}", fill="black", font=font)
     for each, (row, column) in zip(shown, places, strict=True):
         left, top = _MARGIN + column * cell[0], _MARGIN + _LINE + row * cell[1]
-        label = _wrapped(f"{each.name}: {each.size} ({each.share:.0%})", 30)[0]
+        label = wrapped(f"{each.name}: {each.size} ({each.share:.0%})", 30)[0]
         draw.text((left, top + 2), label, fill="black", font=font)
         for place, name in enumerate(shown_of(each.anchor, each.typical)[:_IN_CELL]):
             _paste(sheet, draw, training(name), (left + place * _CELL, top + _LINE), _THUMB)
@@ -100,10 +99,6 @@ def _paste(sheet: Image.Image, draw: ImageDraw.ImageDraw, image: Image.Image | N
     sheet.paste(image.resize(size, Image.Resampling.NEAREST if scale > 2 else Image.Resampling.BICUBIC), at)
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """The one that comes with matplotlib, which has the letters of many languages."""
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
-
-
-def _wrapped(text: str, columns: int) -> list[str]:
+def wrapped(text: str, columns: int) -> list[str]:
+    """Lines of at most so many letters, at least one line, of whatever can be shown."""
     return textwrap.wrap("".join(each if each.isprintable() else " " for each in text), columns) or [""]

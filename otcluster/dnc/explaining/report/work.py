@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -29,6 +29,9 @@ from otcluster.dnc.prediction import read_picture
 from otcluster.dnc.run import LoadedRun
 from otcluster.dnc.typical import TypicalImages
 from otcluster.dnc.unknown.calibration import Calibration
+
+if TYPE_CHECKING:
+    from otcluster.dnc.pixels.runs import PixelRun
 
 _TYPICAL, _ALL_TYPICAL = 5, 2000  # images of a sub-centroid, and of all of them
 _FAILURES = 24
@@ -59,7 +62,7 @@ class _Subject:
 
 
 def report(
-    run: LoadedRun,
+    run: LoadedRun | PixelRun,
     out: str | Path,
     *,
     images: Sequence[str | Path] | None = None,
@@ -73,14 +76,19 @@ def report(
     The directory gets ``index.html``, in which all pictures are; ``report.json``, what the page says; ``gallery.png``,
     ``map.png``, ``similarity.png`` and ``confusion.png``; and one ``explained-*.png`` for each explained image.
 
+    Of a run of pixels it shows how well each class is told, the training pixels nearest to each sub-centroid, and which
+    sub-centroid owns which pixel of some test images (``n_test``, 4, in equal steps from the worst to the best) and of
+    ``images``. In place of ``gallery.png`` there is a ``patches-*.png`` for each class. All training images are looked at.
+
     Args:
         run: Trained to the end, from :func:`otcluster.dnc.load_run`; its head is one of sub-centroids, compared by cosine. Its
-            images must be where they were, or where ``data_dir`` said.
+            images must be where they were, or where ``data_dir`` said. Or a run of pixels, from
+            :func:`otcluster.dnc.pixels.runs.load_pixel_run`, with any checkpoint.
         out: The directory. An earlier report in it is replaced.
         images: Image files to explain. One that cannot be read is named on the page.
         invert: Swap dark and light of these files first, as for prediction.
         n_test: How many misclassified test images to explain, at most, and a quarter as many of the closest calls and of the
-            surest each. Default: 24, or none where ``images`` are given.
+            surest each; of a run of pixels, how many test images. Default: 24 and 4, or none where ``images`` are given.
         measures: From :func:`otcluster.dnc.measure`, to be told of too.
         progress: Is told in words what is being done.
 
@@ -89,7 +97,8 @@ def report(
 
     Raises:
         TypeError: The head has no sub-centroids, or scales the classes by weights of their own.
-        ValueError: The head compares by distance, ``n_test`` is negative, or an image gives features that are not finite.
+        ValueError: The head compares by distance, ``n_test`` is negative, an image gives features that are not finite, or
+            ``invert`` or ``measures`` are given for a run of pixels.
         DataError: The images of the run cannot be read.
         RunError: The run has not been trained to the end, or the directory holds something else.
 
@@ -107,7 +116,7 @@ def report(
 
 
 def make_report(
-    run: LoadedRun,
+    run: LoadedRun | PixelRun,
     out: str | Path,
     *,
     images: Sequence[str | Path] | None = None,
@@ -117,6 +126,14 @@ def make_report(
     progress: Callable[[str], None] | None = None,
 ) -> Made:
     """What :func:`report` does, and what the report says."""
+    if not isinstance(run, LoadedRun):
+        from otcluster.dnc.explaining.report.pixel_work import make_pixel_report
+
+        if invert or measures is not None:
+            raise ValueError(
+                "invert and measures are for runs of images with a class each, and this run is of pixels: leave them out"
+            )
+        return Made(*make_pixel_report(run, out, images=images, n_test=n_test, progress=progress))
     root, say = Path(out), progress or (lambda text: None)
     if n_test is not None and n_test < 0:
         raise ValueError(f"n_test must not be negative, got {n_test}")
