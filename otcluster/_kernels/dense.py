@@ -24,6 +24,7 @@ WIDEST = 16_384
 
 _TILE = 8192  # scores that a program holds at once
 _CHUNK = 4096  # of a long row
+_WAVES = 4  # programs for each processor
 _COLUMNS, _ROWS = 512, 16  # a tile of the kernel that adds up columns of long rows
 
 
@@ -238,7 +239,7 @@ class _Passes:
         self.clusters = power(2, widest, self.k)
         self.rows = power(1, max(1, _TILE // self.clusters), self.n)
         self.warps = power(1, 16, self.rows * self.clusters / 512)
-        busy = max(1, _processors(scores.device) * 4 // max(self.batches, 1))
+        busy = max(1, _processors(scores.device) * _WAVES // max(self.batches, 1))
         if self.long:
             busy = max(1, busy * _COLUMNS // self.k)
         self.parts = max(1, min(busy, -(-self.n // (_ROWS if self.long else self.rows))))
