@@ -46,11 +46,14 @@ def tiles(problem: Problem, *, whole: bool = False) -> Iterator[tuple[slice, sli
 
 def held(problem: Problem) -> Problem:
     """The same problem with its scores formed once, where they are few enough that forming them anew each round is waste."""
+    if isinstance(problem.scores, DenseScores):
+        return problem
     # A pass holds a tile anyway.
-    rows, few = problem.weights.shape[0] * problem.n_samples, max(_FEW_SCORES, problem.ops.tile_elements)
+    n_batches = problem.n_problems if problem.groups is None else 1
+    rows, few = n_batches * problem.n_samples, max(_FEW_SCORES, problem.ops.tile_elements)
     if problem.scores.memory is not None:
         few = min(few, problem.scores.tile_shape(None)[1] * problem.n_clusters)
-    if isinstance(problem.scores, DenseScores) or not 0 < rows <= few // problem.n_clusters:
+    if not 0 < rows <= few // problem.n_clusters:
         return problem
     scores = _gather(problem, lambda batches, rows, scores: scores, (problem.n_clusters,), problem.dtype)
     return problem.with_scores(problem.ops.xp.reshape(scores, (*problem.sample_shape, problem.n_clusters)))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 logger = logging.getLogger(__name__)
+_ABSENT = None if importlib.util.find_spec("triton") is not None else "triton is not installed"
 
 
 def takes(what: str, arrays: Sequence[Tensor], objections: Sequence[str | None] = ()) -> bool:
@@ -36,7 +37,7 @@ def takes(what: str, arrays: Sequence[Tensor], objections: Sequence[str | None] 
         raise ValueError(f"OTCLUSTER_KERNELS must be auto, 0 or 1, got {asked!r}")
     if asked == "0":
         return False
-    reason = next((each for each in (_absent(), *map(_unfit, arrays), *objections) if each is not None), None)
+    reason = next((each for each in (_ABSENT, *map(_unfit, arrays), *objections) if each is not None), None)
     if reason is None:
         return True
     if asked == "1":
@@ -49,11 +50,6 @@ def takes(what: str, arrays: Sequence[Tensor], objections: Sequence[str | None] 
 def may_be_there(device: torch.device) -> bool:
     """Whether a device may have kernels at all."""
     return device.type == "cuda" or (device.type == "cpu" and os.environ.get("TRITON_INTERPRET", "0") == "1")
-
-
-@functools.cache
-def _absent() -> str | None:
-    return None if importlib.util.find_spec("triton") is not None else "triton is not installed"
 
 
 def _unfit(array: Tensor) -> str | None:
