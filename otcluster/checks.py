@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import TYPE_CHECKING, Any
 
 from otcluster._ops.generic import Array
+from otcluster._ops.lazy import lazy
 from otcluster.scores import DenseScores
 
 if TYPE_CHECKING:
@@ -242,20 +242,20 @@ class _Survey:
     def _shape(self) -> tuple[int, int, int]:
         return (math.prod(self.problem.scores.batch_shape), self.problem.n_samples, self.problem.n_clusters)
 
-    @functools.cached_property
+    @lazy
     def _values(self) -> Array:
         return self.problem.ops.xp.reshape(self.problem.scores.values, self._shape)  # type: ignore[attr-defined]
 
-    @functools.cached_property
+    @lazy
     def bad(self) -> Array:
         """Which scores are NaN or +inf."""
         return self.problem.ops.xp.isnan(self._values) | (self._values == float("inf"))
 
-    @functools.cached_property
+    @lazy
     def _allowed(self) -> Array:
         return self._values > -float("inf")
 
-    @functools.cached_property
+    @lazy
     def lost_rows(self) -> Array:
         """Which samples with mass may join no open cluster, (batches, n)."""
         problem, xp = self.problem, self.problem.ops.xp
@@ -266,7 +266,7 @@ class _Survey:
         spread = xp.take(self.clusters, problem.groups, axis=0)[None, :, :] if grouped else self.clusters[:, None, :]
         return weighted & ~xp.any(self._allowed & (spread > 0), axis=-1)
 
-    @functools.cached_property
+    @lazy
     def reached(self) -> Array:
         """Which clusters some sample with mass may join, (n_problems, k)."""
         problem, ops, xp = self.problem, self.problem.ops, self.problem.ops.xp
@@ -275,7 +275,7 @@ class _Survey:
             return xp.any(reached, axis=-2)
         return ops.segment_sum(ops.cast(reached[0, ...], ops.wide), problem.groups, problem.n_problems) > 0
 
-    @functools.cached_property
+    @lazy
     def _lost_columns(self) -> Array:
         return (self.clusters > 0) & ~self.reached & (self.problem.totals > 0)[:, None]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import itertools
 import math
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from otcluster._ops import GenericOps
 from otcluster._ops.generic import Array
+from otcluster._ops.lazy import lazy
 from otcluster.checks import InfeasibleError, agreement, check_values
 from otcluster.masses import RelaxedKL, relaxed_side
 from otcluster.scores import DenseScores, PointScores, Scores
@@ -231,27 +231,27 @@ class Problem:
         """Whether no masses of the clusters were given."""
         return "cluster_mass" not in self.given and "cluster_share" not in self.given
 
-    @functools.cached_property
+    @lazy
     def weights(self) -> Array:
         """Sample masses as passes read them: (batches, n)."""
         return self._exact_masses()
 
-    @functools.cached_property
+    @lazy
     def sample_mass(self) -> Array:
         """(..., n), in the dtype of the answer."""
         return self.ops.xp.reshape(self.weights, self.sample_shape)
 
-    @functools.cached_property
+    @lazy
     def totals(self) -> Array:
         """Mass of the samples of each problem: (n_problems,), in the wide dtype."""
         return self._totals(self.weights if self.is_weighted or self.groups is not None else None)
 
-    @functools.cached_property
+    @lazy
     def assigned(self) -> Array:
         """What the clusters share of it."""
         return self.totals
 
-    @functools.cached_property
+    @lazy
     def sorted_rows(self) -> tuple[Array, Array]:
         """The rows of a grouped problem sorted by group, (n,), and where each group begins there, (n_groups + 1,)."""
         xp, ops = self.ops.xp, self.ops
@@ -259,13 +259,13 @@ class Problem:
         order = xp.argsort(self.groups, stable=True)
         return order, ops.cast(xp.searchsorted(xp.take(self.groups, order), ops.arange(self.n_problems + 1)), ops.integer)
 
-    @functools.cached_property
+    @lazy
     def cluster_mass(self) -> Array:
         """(..., k) or (n_groups, k), in the dtype of the answer."""
         shape = (*self.problem_shape, self.n_clusters)
         return self.ops.cast(self.ops.xp.reshape(self.clusters, shape), self.dtype)
 
-    @functools.cached_property
+    @lazy
     def closed(self) -> Array:
         """Which clusters the caller closed, by giving them no mass: (n_problems, k)."""
         return self.clusters != self.clusters
