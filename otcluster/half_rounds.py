@@ -7,8 +7,10 @@ import operator
 from otcluster._ops.generic import BELOW, Array
 from otcluster.fused import NATS_BELOW, Terms, fused_passes
 from otcluster.on_device import device_passes, takes_half_rounds
-from otcluster.passes import fold, plan_columns, representable, room_for, small_range, summed_rows, tiles
+from otcluster.on_device_points import point_passes
+from otcluster.passes import fold, plan_columns, room_for, summed_rows, tiles
 from otcluster.problem import Problem
+from otcluster.ranges import representable, small_range
 
 _INFINITY = float("inf")
 
@@ -25,7 +27,8 @@ def first_potential(problem: Problem, epsilon: float) -> Array:
     ops, xp = problem.ops, problem.ops.xp
     epsilon = representable(problem, epsilon)
 
-    bounds = small_range(problem, epsilon)
+    points = point_passes(problem, epsilon)
+    bounds = small_range(problem, epsilon) if points is None else None
     empty = ops.full((problem.n_problems, problem.n_clusters), -_INFINITY, problem.dtype)
     nothing = ops.full(tuple(empty.shape), 0.0, ops.wide)
     fused = fused_passes(problem)
@@ -62,7 +65,7 @@ def first_potential(problem: Problem, epsilon: float) -> Array:
         sums = [xp.exp(ops.cast(each[0] - finite, ops.wide) / epsilon) * each[1] for each in (one, two)]
         return top, sums[0] + sums[1]
 
-    top, sums = fold(problem, read, merge, (empty, nothing))
+    top, sums = fold(problem, read, merge, (empty, nothing)) if points is None else points.first_columns()
     if problem.reducer is not None:
         everywhere = problem.greatest(ops.cast(top, ops.wide))
         (sums,) = problem.summed(merge((top, sums), (everywhere, nothing))[1])

@@ -194,6 +194,9 @@ class PointScores:
         (1, 2)
     """
 
+    laid: Any = None
+    """What kernels read in place of the arrays, made by the first that does (:mod:`otcluster.on_device_points`)."""
+
     def __init__(self, x: Array, centroids: Array, *, metric: Metric = "dot", memory: int | None = None) -> None:
         self.ops = select(x, "x")
         other = select(centroids, "centroids")

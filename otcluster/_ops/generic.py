@@ -138,6 +138,14 @@ class GenericOps:
         """Kernels of passes over scores that exist (:mod:`otcluster._kernels.dense`), None where there are none for these."""
         return None
 
+    def point_kernels(self, x: Array, centroids: Array) -> Any:
+        """Kernels of passes over scores of points (:mod:`otcluster._kernels.points`), None where there are none for these."""
+        return None
+
+    def member_kernels(self, x: Array) -> Any:
+        """Kernels of rounds of k-means (:mod:`otcluster._kernels.members`), None where there are none for these rows."""
+        return None
+
     def survey_kernels(self, arrays: Sequence[Array]) -> Any:
         """Kernels that look for what is wrong with scores (:mod:`otcluster._kernels.survey`), None where there are none."""
         return None

@@ -76,6 +76,21 @@ class TorchOps(GenericOps):
 
         return dense
 
+    def point_kernels(self, x: Array, centroids: Array) -> Any:
+        objection = kernels.unfit_points(x, centroids)
+        if not kernels.takes("rounds over points", [x, centroids], [objection], any_layout=True):
+            return None
+        from otcluster._kernels import points
+
+        return points
+
+    def member_kernels(self, x: Array) -> Any:
+        if not kernels.takes("rounds of k-means", [x], [kernels.unfit_points(x, x)], any_layout=True):
+            return None
+        from otcluster._kernels import members
+
+        return members
+
     def survey_kernels(self, arrays: Sequence[Array]) -> Any:
         if not kernels.takes("the survey of scores", arrays):
             return None
