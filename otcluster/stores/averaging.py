@@ -50,7 +50,8 @@ class MomentumMean:
 
     def shares(self, usage: Tensor, counts: Tensor, momentum: float | Tensor) -> tuple[Tensor, Tensor]:
         """``keep`` and ``add`` of each centroid."""
-        return torch.zeros_like(counts) + momentum, (1 - momentum) / counts.clamp(min=torch.finfo(counts.dtype).tiny)
+        keep = torch.zeros_like(counts) + momentum if isinstance(momentum, Tensor) else torch.full_like(counts, momentum)
+        return keep, (1 - momentum) / counts.clamp(min=torch.finfo(counts.dtype).tiny)
 
 
 @dataclass(frozen=True)
