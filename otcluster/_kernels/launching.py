@@ -33,13 +33,22 @@ def operator(function: Callable[..., Any] | None = None, *, mutates: tuple[str, 
     """Let torch.compile see ``function``, which launches kernels, as one operator; called without it, it is what it was.
 
     The dispatcher costs more than the launches of a small problem, so nothing goes through it but what is compiled. Arguments
-    that kernels write to are named by ``mutates``.
+    that kernels write to are named by ``mutates``: torch counts the change, as of its own operations.
     """
     if function is None:
         return functools.partial(operator, mutates=mutates)
-    if INTERPRETED:
-        return function
     plain = function
+    written = [place for place, name in enumerate(inspect.signature(plain).parameters) if name in mutates]
+
+    @functools.wraps(plain)
+    def counted(*arguments: Any) -> Any:
+        answer = plain(*arguments)
+        torch.autograd.graph.increment_version([arguments[place] for place in written if arguments[place] is not None])
+        return answer
+
+    direct = counted if written else plain
+    if INTERPRETED:
+        return direct
 
     @functools.wraps(plain)
     def traced(*arguments: Any) -> Any:
@@ -55,7 +64,7 @@ def operator(function: Callable[..., Any] | None = None, *, mutates: tuple[str, 
 
     @functools.wraps(plain)
     def called(*arguments: Any) -> Any:
-        return (registered if torch.compiler.is_compiling() else plain)(*arguments)
+        return (registered if torch.compiler.is_compiling() else direct)(*arguments)
 
     return called
 

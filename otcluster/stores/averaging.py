@@ -79,6 +79,7 @@ class SumsAndCounts:
     def shares(self, usage: Tensor, counts: Tensor, momentum: float | Tensor) -> tuple[Tensor, Tensor]:
         """``keep`` and ``add`` of each centroid."""
         past = momentum * usage
-        total = (past + (1 - momentum) * counts).clamp(min=torch.finfo(counts.dtype).tiny)
+        weight = past + (1 - momentum) * counts
+        total = weight.clamp(min=torch.finfo(counts.dtype).tiny)
         # Nothing counted and a momentum of 1: the centroid stays.
-        return torch.where(past + (1 - momentum) * counts > 0, past / total, 1.0), (1 - momentum) / total
+        return torch.where(weight > 0, past / total, 1.0), (1 - momentum) / total
