@@ -19,9 +19,7 @@ class Batch:
     (torch.compile does not trace ``functools.cached_property`` in every Python.)
     """
 
-    def __init__(
-        self, given: Tensor, labels: Tensor | None, used: Tensor | None, n_classes: int, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, given: Tensor, labels: Tensor | None, used: Tensor | None, n_classes: int, dtype: torch.dtype) -> None:
         self.given, self.labels, self.used, self.n_classes, self.dtype = given, labels, used, n_classes, dtype
         self._features: Tensor | None = None
         self._owner: Tensor | None = None

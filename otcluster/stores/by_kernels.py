@@ -36,7 +36,7 @@ def kernel_sums(
         solved: Where ``chosen`` is from: if its problem was grouped by the same labels, they have been sorted already.
 
     Returns:
-        Sums (n_classes * k, d), counts (n_classes * k,) and numbers of impossible choices, of which only the sum says something;
+        Sums (n_classes * k, d), counts (n_classes * k,) and impossible choices, of which only the sum says something;
         None where no kernel does it.
     """
     if not select.may_be_there(features.device):
@@ -67,7 +67,7 @@ def absorbed_by_kernel(
 
     Args:
         kept: Centroids, usage, age, number of updates, and lengths or None, as a store has them.
-        parts: Sums (n_classes * k, d) and counts (n_classes * k,) of the samples; what the centroids and the sums are multiplied
+        parts: Sums (n_classes * k, d) and counts (n_classes * k,) of the samples; what centroids and sums are multiplied
             with, both (n_classes * k,).
         is_open: Which centroids there are.
         momentum: Of the usage.
