@@ -84,13 +84,16 @@ def raised(problem: Problem, g: Array, columns: Array, epsilon: float) -> Array:
     return _half_round(problem, g if side is None else side.settled(problem.ops.xp, g, problem.clusters), columns, epsilon)
 
 
-def raised_again(problem: Problem, g: Array, epsilon: float) -> Array:
-    """A whole round: a pass at ``g``, and then the clusters' half-round."""
+def after_rounds(problem: Problem, epsilon: float, start: Array | None, count: int) -> Array:
+    """The potential after ``count`` rounds from ``start``, or from the first half-round."""
     kernels = device_passes(problem, epsilon) if takes_half_rounds(problem) else None
     if kernels is not None:
-        return kernels.raised(g)
-    columns, _ = plan_columns(problem, g, epsilon)
-    return raised(problem, g, columns, epsilon)
+        return kernels.rounds(start, count)
+    g = first_potential(problem, epsilon) if start is None else start
+    for _ in range(count):
+        columns, _ = plan_columns(problem, g, epsilon)
+        g = raised(problem, g, columns, epsilon)
+    return g
 
 
 def _half_round(problem: Problem, g: Array, columns: Array, epsilon: float) -> Array:

@@ -106,7 +106,8 @@ def are_few(problem: Problem, most: int) -> bool:
     """Whether a problem has at most so many scores, and some, and they fit the memory that the caller allows."""
     if problem.scores.memory is not None:
         most = min(most, problem.scores.tile_shape(None)[1] * problem.n_clusters)
-    return 0 < problem.weights.shape[0] * problem.n_samples <= most // problem.n_clusters
+    n_batches = problem.n_problems if problem.groups is None else 1
+    return 0 < n_batches * problem.n_samples <= most // problem.n_clusters
 
 
 def takes_points(problem: Problem) -> bool:
@@ -126,6 +127,10 @@ def _kernels_for(problem: Problem) -> Any:
     scores, ops = problem.scores, problem.ops
     if not isinstance(scores, PointScores) or problem.groups is not None or not ops.may_have_kernels:
         return None
-    if 0 in problem.weights.shape or are_few(problem, max(FEW_SCORES, min(_FEW_ON_DEVICE, ops.tile_elements))):
+    if (
+        not problem.n_samples
+        or not problem.n_problems
+        or are_few(problem, max(FEW_SCORES, min(_FEW_ON_DEVICE, ops.tile_elements)))
+    ):
         return None
     return ops.point_kernels(scores.given_x, scores.given_centroids)

@@ -46,9 +46,11 @@ def tiles(problem: Problem, *, whole: bool = False) -> Iterator[tuple[slice, sli
 
 def held(problem: Problem) -> Problem:
     """The same problem with its scores formed once, where they are few enough that forming them anew each round is waste."""
+    if isinstance(problem.scores, DenseScores):
+        return problem
     # A pass holds a tile anyway.
     few = are_few(problem, max(FEW_SCORES, problem.ops.tile_elements))
-    if isinstance(problem.scores, DenseScores) or not few or takes_points(problem):
+    if not few or takes_points(problem):
         return problem
     scores = _gather(problem, lambda batches, rows, scores: scores, (problem.n_clusters,), problem.dtype)
     return problem.with_scores(problem.ops.xp.reshape(scores, (*problem.sample_shape, problem.n_clusters)))

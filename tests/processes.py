@@ -23,7 +23,8 @@ _IMPORTED = ["pytest", "numba", "sklearn.datasets", "otcluster.dnc.commands", "t
 
 
 @functools.cache
-def _forks():
+def forks():
+    """The context of multiprocessing whose processes are such forks."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_IMPORTED)
     return context
@@ -42,7 +43,7 @@ def start(function, *arguments, variables=None):
     """Call ``function``, "module:name", in a process of its own, under some variables of the environment: its :class:`Fork`."""
     folder = Path(tempfile.mkdtemp(prefix="otcluster-fork-"))
     output, errors = folder / "output", folder / "errors"
-    process = _forks().Process(target=_call, args=(function, arguments, variables or {}, output, errors))
+    process = forks().Process(target=_call, args=(function, arguments, variables or {}, output, errors))
     process.start()
     return Fork(process, output, errors)
 

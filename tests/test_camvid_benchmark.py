@@ -13,7 +13,7 @@ from benchmarks.camvid import ARMS, FULL, by_class, changes_of, differences, mai
 from benchmarks.camvid_pictures import owner_picture
 from otcluster.dnc import load_recipe
 from otcluster.runs.errors import RunError
-from tests.dnc.test_pixel_runs import write_layout
+from tests.dnc.pixel_files import write_layout
 
 RECIPE = "camvid-fcn-resnet18"
 TINY = [

@@ -23,8 +23,10 @@ WIDEST = 16_384
 """How many clusters a program holds at most."""
 
 _TILE = 8192  # scores that a program holds at once
-_CHUNK = 4096  # of a long row
-_COLUMNS, _ROWS = 512, 16  # a tile of the kernel that adds up columns of long rows
+_CHUNK, _BESIDE = 2048, 4  # a tile of long rows
+_FEW = 32  # columns of a program that adds up what others found
+_WAVES = 2  # programs for each processor
+_COLUMNS, _ROWS = 1024, 8  # a tile of the kernel that adds up columns of long rows
 
 
 @jit
@@ -76,33 +78,39 @@ def _columns_part(
 
 
 @jit
-def _merged(tops, sums, g, masses, out, parts, k, epsilon, FIRST: tl.constexpr, RAISE: tl.constexpr, C: tl.constexpr):
+def _merged(
+    tops, sums, g, masses, out, parts, k, epsilon,
+    FIRST: tl.constexpr, RAISE: tl.constexpr, P: tl.constexpr, C: tl.constexpr,
+):  # fmt: skip
     """Add up what programs found of some columns; then the half-round of the clusters, if asked for."""
     column, batch = tl.program_id(0) * C + tl.arange(0, C), tl.program_id(1).to(tl.int64)
     there = column < k
     eps = tl.full((), epsilon, tl.float64)
     total = tl.zeros((C,), tl.float64)
     top = tl.full((C,), -float("inf"), tl.float32)
-    first = batch * parts * k
-    if FIRST:
-        for part in range(parts):
-            top = tl.maximum(top, tl.load(tops + first + part * k + column, mask=there, other=-float("inf")))
-    finite = tl.maximum(top, LOWEST)
-    for part in range(parts):
-        found = tl.load(sums + first + part * k + column, mask=there, other=0.0)
+    for at in range(0, parts, P):
+        part = at + tl.arange(0, P)
+        place = (batch * parts + part)[:, None] * k + column[None, :]
+        inside = (part < parts)[:, None] & there[None, :]
+        found = tl.load(sums + place, mask=inside, other=0.0)
         if FIRST:
-            its = tl.load(tops + first + part * k + column, mask=there, other=-float("inf"))
-            found = found * tl.exp((tl.maximum(its, LOWEST) - finite) / epsilon)
-        total += found.to(tl.float64)
-    place = batch * k + column
+            its = tl.load(tops + place, mask=inside, other=-float("inf"))
+            higher = tl.maximum(top, tl.max(its, axis=0))
+            finite = tl.maximum(higher, LOWEST)
+            found *= tl.exp((tl.maximum(its, LOWEST) - finite[None, :]) / epsilon)
+            before = tl.exp((tl.maximum(top, LOWEST) - finite) / epsilon)
+            total *= tl.where(top == -float("inf"), 0.0, before).to(tl.float64)
+            top = higher
+        total += tl.sum(found.to(tl.float64), axis=0)
+    at_column = batch * k + column
     if RAISE:
-        mass = tl.load(masses + place, mask=there, other=0.0)
+        mass = tl.load(masses + at_column, mask=there, other=0.0)
         if FIRST:
-            before = tl.where(top == -float("inf"), 0.0, -top).to(tl.float64)
+            start = tl.where(top == -float("inf"), 0.0, -top).to(tl.float64)
         else:
-            before = tl.load(g + place, mask=there, other=-float("inf"))
-        total = half_round(before, total, mass, eps)
-    tl.store(out + place, total, mask=there)
+            start = tl.load(g + at_column, mask=there, other=-float("inf"))
+        total = half_round(start, total, mass, eps)
+    tl.store(out + at_column, total, mask=there)
 
 
 @jit
@@ -130,56 +138,69 @@ def _plan_of_rows(
 
 
 @jit
-def _chunk(scores, g, at_row, at, batch, k, epsilon, C: tl.constexpr):
-    """A part of a row with the potential of its clusters, in its two parts."""
+def _parts_of_g(g, near, rest, count, epsilon, C: tl.constexpr):
+    """The two parts of a potential, for kernels that look at it once for a few rows each."""
+    place = tl.program_id(0) * C + tl.arange(0, C)
+    one, two = split(tl.load(g + place, mask=place < count, other=-float("inf")), epsilon)
+    tl.store(near + place, one, mask=place < count)
+    tl.store(rest + place, two - BELOW, mask=place < count)
+
+
+@jit
+def _chunk(scores, near, rest, at_row, there, at, batch, k, C: tl.constexpr):
+    """A part of some rows with the potential of its clusters, in its two parts."""
     column = at + tl.arange(0, C)
-    there = column < k
-    near, rest = split(tl.load(g + batch * k + column, mask=there, other=-float("inf")), epsilon)
-    values = tl.load(scores + at_row + column, mask=there, other=-float("inf")).to(tl.float32)
-    return values + near, rest - BELOW, column, there
+    open_ = column < k
+    one = tl.load(near + batch * k + column, mask=open_, other=-float("inf"))
+    two = tl.load(rest + batch * k + column, mask=open_, other=0.0)
+    place = at_row[:, None] + column[None, :]
+    values = tl.load(scores + place, mask=there[:, None] & open_[None, :], other=-float("inf")).to(tl.float32)
+    return values + one[None, :], two[None, :], column
 
 
 @jit
 def _long_rows(
-    scores, weights, g, tops, factors, labels, out, n, k, stride, epsilon,
-    C: tl.constexpr, WEIGHTED: tl.constexpr, LABELS: tl.constexpr, PLAN: tl.constexpr,
+    scores, weights, near, rest, tops, factors, labels, out, n, k, stride, epsilon,
+    R: tl.constexpr, C: tl.constexpr, WEIGHTED: tl.constexpr, LABELS: tl.constexpr, PLAN: tl.constexpr,
 ):  # fmt: skip
     """Of each row the maximum and what its exponentials are multiplied with; or its label, or its part of the plan."""
-    row, batch = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
+    row, batch = (tl.program_id(0) * R + tl.arange(0, R)).to(tl.int64), tl.program_id(1).to(tl.int64)
+    there = row < n
     at_row = batch * stride + row * k
-    top, total = tl.full((), -float("inf"), tl.float32), tl.full((), 0.0, tl.float32)
+    top, total = tl.full((R,), -float("inf"), tl.float32), tl.zeros((R,), tl.float32)
     for at in range(0, k, C):
-        shifted, rest, _, _ = _chunk(scores, g, at_row, at, batch, k, epsilon, C)
-        higher = tl.maximum(top, tl.max(shifted, axis=0))
+        shifted, two, _ = _chunk(scores, near, rest, at_row, there, at, batch, k, C)
+        higher = tl.maximum(top, tl.max(shifted, axis=1))
         finite = tl.maximum(higher, LOWEST)
         if not LABELS:
             before = tl.where(top == -float("inf"), 0.0, tl.exp((tl.maximum(top, LOWEST) - finite) / epsilon))
-            total = total * before + tl.sum(tl.exp((shifted - finite) / epsilon + rest), axis=0)
+            total = total * before + tl.sum(tl.exp((shifted - finite[:, None]) / epsilon + two), axis=1)
         top = higher
     open_ = top > -float("inf")
     finite = tl.maximum(top, LOWEST)
     if LABELS:
-        most, label = tl.full((), -float("inf"), tl.float32), tl.full((), -1, tl.int64)
+        most, label = tl.full((R,), -float("inf"), tl.float32), tl.full((R,), -1, tl.int64)
         for at in range(0, k, C):
-            shifted, rest, _, _ = _chunk(scores, g, at_row, at, batch, k, epsilon, C)
-            exponent = (shifted - finite) / epsilon + rest
-            here, place = tl.max(exponent, axis=0, return_indices=True, return_indices_tie_break_left=True)
+            shifted, two, _ = _chunk(scores, near, rest, at_row, there, at, batch, k, C)
+            exponent = (shifted - finite[:, None]) / epsilon + two
+            here, place = tl.max(exponent, axis=1, return_indices=True, return_indices_tie_break_left=True)
             label = tl.where(open_ & (here > most), at + place, label).to(tl.int64)
             most = tl.maximum(most, here)
-        tl.store(labels + batch * n + row, label)
+        tl.store(labels + batch * n + row, label, mask=there)
     else:
-        weight = tl.full((), 1.0, tl.float32)
+        weight = tl.full((R,), 1.0, tl.float32)
         if WEIGHTED:
-            weight = tl.load(weights + batch * n + row).to(tl.float32)
+            weight = tl.load(weights + batch * n + row, mask=there, other=0.0).to(tl.float32)
         factor = tl.where(open_, weight / tl.where(open_, total, 1.0), 0.0)
         if PLAN:
             for at in range(0, k, C):
-                shifted, rest, column, there = _chunk(scores, g, at_row, at, batch, k, epsilon, C)
-                part = tl.exp((shifted - finite) / epsilon + rest) * factor
-                tl.store(out + (batch * n + row) * k + column, part, mask=there)
+                shifted, two, column = _chunk(scores, near, rest, at_row, there, at, batch, k, C)
+                part = tl.exp((shifted - finite[:, None]) / epsilon + two) * factor[:, None]
+                place = (batch * n + row)[:, None] * k + column[None, :]
+                tl.store(out + place, part, mask=there[:, None] & (column < k)[None, :])
         else:
-            tl.store(tops + batch * n + row, top)
-            tl.store(factors + batch * n + row, factor)
+            tl.store(tops + batch * n + row, top, mask=there)
+            tl.store(factors + batch * n + row, factor, mask=there)
 
 
 @jit
@@ -222,7 +243,8 @@ def _long_columns(
 
 
 @functools.cache
-def _processors(device: torch.device) -> int:
+def processors(device: torch.device) -> int:
+    """How many multiprocessors there are."""
     return 2 if INTERPRETED else torch.cuda.get_device_properties(device).multi_processor_count
 
 
@@ -238,7 +260,7 @@ class _Passes:
         self.clusters = power(2, widest, self.k)
         self.rows = power(1, max(1, _TILE // self.clusters), self.n)
         self.warps = power(1, 16, self.rows * self.clusters / 512)
-        busy = max(1, _processors(scores.device) * 4 // max(self.batches, 1))
+        busy = max(1, processors(scores.device) * _WAVES // max(self.batches, 1))
         if self.long:
             busy = max(1, busy * _COLUMNS // self.k)
         self.parts = max(1, min(busy, -(-self.n // (_ROWS if self.long else self.rows))))
@@ -250,17 +272,14 @@ class _Passes:
     def of_parts(self, *tail: int) -> Tensor:
         return torch.empty((self.batches, self.parts, *tail), dtype=torch.float32, device=self.scores.device)
 
-    def sums(self, g: Tensor) -> tuple[Tensor, Tensor]:
-        """What each part finds: column sums, (batches, parts, k), and the mass that no cluster may take, (batches, parts)."""
-        sums, lost = self.of_parts(self.k), self.of_parts()
+    def sum_up(self, g: Tensor, sums: Tensor, lost: Tensor) -> None:
+        """Write what each part finds: column sums, (batches, parts, k), and the mass that no cluster may take."""
         if self.long:
-            shape = (self.batches, self.n)
-            tops, factors = (torch.empty(shape, dtype=torch.float32, device=self.scores.device) for _ in range(2))
+            tops, factors = torch.empty((2, self.batches, self.n), dtype=torch.float32, device=self.scores.device)
             self.look_at_rows(g, tops, factors, g, g, LABELS=False, PLAN=False)
             self.add_columns(g, tops, factors, sums, sums, lost, FIRST=False)
         else:
             self.over_rows(_columns_part, self.weights, g, sums, lost, **self.sizes, WEIGHTED=self.weighted)
-        return sums, lost
 
     def over_rows(self, kernel: Any, *arguments: Tensor, **options: Any) -> None:
         launch(
@@ -269,10 +288,12 @@ class _Passes:
         )  # fmt: skip
 
     def look_at_rows(self, g: Tensor, tops: Tensor, factors: Tensor, labels: Tensor, out: Tensor, **options: Any) -> None:
+        near, rest = torch.empty((2, *g.shape), dtype=torch.float32, device=g.device)
+        launch(_parts_of_g, (-(-g.numel() // 1024),), g, near, rest, g.numel(), self.epsilon, C=1024, num_warps=4)
         launch(
-            _long_rows, (self.n, self.batches),
-            self.scores, self.weights, g, tops, factors, labels, out, self.n, self.k, self.n * self.k, self.epsilon,
-            C=_CHUNK, WEIGHTED=self.weighted, num_warps=8, **options,
+            _long_rows, (-(-self.n // _BESIDE), self.batches),
+            self.scores, self.weights, near, rest, tops, factors, labels, out, self.n, self.k, self.n * self.k, self.epsilon,
+            R=_BESIDE, C=_CHUNK, WEIGHTED=self.weighted, num_warps=8, **options,
         )  # fmt: skip
 
     def add_columns(
@@ -286,45 +307,51 @@ class _Passes:
 
     def merged(self, tops: Tensor, sums: Tensor, g: Tensor, masses: Tensor, **options: Any) -> Tensor:
         out = torch.empty((self.batches, self.k), dtype=torch.float64, device=self.scores.device)
-        few = power(16, 256, self.k)
         launch(
-            _merged, (-(-self.k // few), self.batches),
-            tops, sums, g, masses, out, self.parts, self.k, self.epsilon, C=few, num_warps=4, **options,
+            _merged, (-(-self.k // _FEW), self.batches),
+            tops, sums, g, masses, out, self.parts, self.k, self.epsilon, P=64, C=_FEW, num_warps=4, **options,
         )  # fmt: skip
         return out
 
 
 @operator
-def dense_first(scores: Tensor, weights: Tensor | None, masses: Tensor, epsilon: float, widest: int = WIDEST) -> Tensor:
-    """The first half-round of the clusters.
+def dense_rounds(
+    scores: Tensor,
+    weights: Tensor | None,
+    masses: Tensor,
+    start: Tensor | None,
+    epsilon: float,
+    count: int,
+    widest: int = WIDEST,
+) -> Tensor:
+    """The half-round of the clusters after some rounds.
 
     Args:
         scores: (batches, n, k), contiguous, of a dtype of at most 32 bits.
         weights: Mass of each row, (batches, n), contiguous; None for ones.
         masses: Of the clusters, float64, (batches, k).
+        start: Potential of the clusters to begin with, like ``masses``; None for the first half-round.
         epsilon: Entropic strength.
+        count: Rounds after that.
         widest: From how many clusters on rows are read twice.
 
     Returns:
         g, float64, (batches, k).
     """
     passes = _Passes(scores, weights, epsilon, widest)
-    tops, sums = (passes.of_parts(passes.k) for _ in range(2))
-    if passes.long:
-        passes.add_columns(masses, sums, sums, tops, sums, sums, FIRST=True)
+    sums, other = passes.of_parts(passes.k), passes.of_parts(passes.k if start is None else 1)
+    if start is not None:
+        g = start
+    elif passes.long:
+        passes.add_columns(masses, sums, sums, other, sums, sums, FIRST=True)
+        g = passes.merged(other, sums, masses, masses, FIRST=True, RAISE=True)
     else:
-        passes.over_rows(_first_part, passes.weights, tops, sums, **passes.sizes, WEIGHTED=passes.weighted)
-    return passes.merged(tops, sums, masses, masses, FIRST=True, RAISE=True)
-
-
-@operator
-def dense_raised(
-    scores: Tensor, weights: Tensor | None, masses: Tensor, g: Tensor, epsilon: float, widest: int = WIDEST
-) -> Tensor:
-    """The next half-round of the clusters, after ``g``; the rest as in :func:`dense_first`."""
-    passes = _Passes(scores, weights, epsilon, widest)
-    sums, _ = passes.sums(g)
-    return passes.merged(sums, sums, g, masses, FIRST=False, RAISE=True)
+        passes.over_rows(_first_part, passes.weights, other, sums, **passes.sizes, WEIGHTED=passes.weighted)
+        g = passes.merged(other, sums, masses, masses, FIRST=True, RAISE=True)
+    for _ in range(count):
+        passes.sum_up(g, sums, other)
+        g = passes.merged(sums, sums, g, masses, FIRST=False, RAISE=True)
+    return g if count or start is None else start.clone()
 
 
 @operator
@@ -333,7 +360,8 @@ def dense_columns(
 ) -> tuple[Tensor, Tensor]:
     """Column sums of the plan, (batches, k), and the mass that no cluster may take, (batches,); float64 both."""
     passes = _Passes(scores, weights, epsilon, widest)
-    sums, lost = passes.sums(g)
+    sums, lost = passes.of_parts(passes.k), passes.of_parts()
+    passes.sum_up(g, sums, lost)
     return passes.merged(sums, sums, g, g, FIRST=False, RAISE=False), lost.to(torch.float64).sum(dim=1)
 
 

@@ -12,9 +12,56 @@ from torch import Tensor
 from otcluster._kernels.launching import jit, launch, operator, power
 
 MOST_CLUSTERS = 128
-_DEPTH = 64  # coordinates at once
 _PRODUCTS, _COSINES, _DISTANCES = 0, 1, 2
 METRICS = {"dot": _PRODUCTS, "cosine": _COSINES, "sqeuclidean": _DISTANCES}
+_SAFE = tl.constexpr(1e25)  # squares between this and its inverse have lost nothing
+
+
+@jit
+def _load(x, centroids, row, there, group, first, k, d, K: tl.constexpr, D: tl.constexpr):
+    coordinate = first + tl.arange(0, D)
+    column = tl.arange(0, K)
+    inside = (coordinate < d)[None, :]
+    mine = tl.load(x + row[:, None] * d + coordinate[None, :], mask=there[:, None] & inside, other=0.0)
+    place = (group * k + column)[:, None] * d + coordinate[None, :]
+    theirs = tl.load(centroids + place, mask=(column < k)[:, None] & inside, other=0.0)
+    return mine.to(tl.float32), theirs.to(tl.float32)
+
+
+@jit
+def _sums(
+    x, centroids, row, there, group, scale, scale_of, k, d,
+    R: tl.constexpr, K: tl.constexpr, D: tl.constexpr, METRIC: tl.constexpr,
+):  # fmt: skip
+    """Products of rows and centroids (or minus their squared distances), and squared lengths of both.
+
+    Sums over the coordinates are made once, at the end: until then each lane has its own.
+    """
+    if K <= 8:
+        lanes = tl.zeros((R, K, D), tl.float32)
+    else:
+        total = tl.zeros((R, K), tl.float32)
+    squares, squares_of = tl.zeros((R, D), tl.float32), tl.zeros((K, D), tl.float32)
+    for first in range(0, d, D):
+        mine, theirs = _load(x, centroids, row, there, group, first, k, d, K, D)
+        if METRIC == 1:
+            mine *= scale[:, None]
+            theirs *= scale_of[:, None]
+            squares += mine * mine
+            squares_of += theirs * theirs
+        if METRIC == 2:
+            apart = mine[:, None, :] - theirs[None, :, :]
+            if K <= 8:
+                lanes -= apart * apart
+            else:
+                total -= tl.sum(apart * apart, axis=2)
+        elif K <= 8:
+            lanes += mine[:, None, :] * theirs[None, :, :]
+        else:
+            total += tl.dot(mine, tl.trans(theirs), input_precision="ieee")
+    if K <= 8:
+        total = tl.sum(lanes, axis=2)
+    return total, tl.sum(squares, axis=1), tl.sum(squares_of, axis=1)
 
 
 @jit
@@ -28,37 +75,21 @@ def _own(
         place = at + tl.arange(0, R)
         there = place < stop
         row = tl.load(order + place, mask=there, other=0)
-        total = tl.zeros((R, K), tl.float32)
-        if METRIC == 1:  # both sides are divided by their largest entry so far: squares neither overflow nor vanish
-            most, squares = tl.zeros((R,), tl.float32), tl.zeros((R,), tl.float32)
-            most_of, squares_of = tl.zeros((K,), tl.float32), tl.zeros((K,), tl.float32)
-        for first in range(0, d, D):
-            coordinate = first + tl.arange(0, D)
-            inside = coordinate < d
-            mine = tl.load(
-                x + row[:, None] * d + coordinate[None, :], mask=there[:, None] & inside[None, :], other=0.0
-            ).to(tl.float32)  # fmt: skip
-            theirs = tl.load(
-                centroids + (group * k + column)[:, None] * d + coordinate[None, :],
-                mask=(column < k)[:, None] & inside[None, :], other=0.0,
-            ).to(tl.float32)  # fmt: skip
-            if METRIC == 2:
-                apart = mine[:, None, :] - theirs[None, :, :]
-                total -= tl.sum(apart * apart, axis=2)
-            else:
-                if METRIC == 1:
-                    higher = tl.maximum(most, tl.max(tl.abs(mine), axis=1))
-                    higher_of = tl.maximum(most_of, tl.max(tl.abs(theirs), axis=1))
-                    scale = most / tl.where(higher > 0, higher, 1.0)
-                    scale_of = most_of / tl.where(higher_of > 0, higher_of, 1.0)
-                    mine /= tl.where(higher > 0, higher, 1.0)[:, None]
-                    theirs /= tl.where(higher_of > 0, higher_of, 1.0)[:, None]
-                    squares = squares * scale * scale + tl.sum(mine * mine, axis=1)
-                    squares_of = squares_of * scale_of * scale_of + tl.sum(theirs * theirs, axis=1)
-                    total *= scale[:, None] * scale_of[None, :]
-                    most, most_of = higher, higher_of
-                total += tl.dot(mine, tl.trans(theirs), input_precision="ieee")
+        one, one_of = tl.full((R,), 1.0, tl.float32), tl.full((K,), 1.0, tl.float32)
+        total, squares, squares_of = _sums(x, centroids, row, there, group, one, one_of, k, d, R, K, D, METRIC)
         if METRIC == 1:
+            lost = there & ((squares < 1 / _SAFE) | ~(squares < _SAFE))
+            lost_of = (column < k) & ((squares_of < 1 / _SAFE) | ~(squares_of < _SAFE))
+            if (tl.max(lost.to(tl.int32), axis=0) > 0) | (tl.max(lost_of.to(tl.int32), axis=0) > 0):
+                # Divided by their largest entries, so that squares neither overflow nor vanish.
+                most, most_of = tl.zeros((R, D), tl.float32), tl.zeros((K, D), tl.float32)
+                for first in range(0, d, D):
+                    mine, theirs = _load(x, centroids, row, there, group, first, k, d, K, D)
+                    most, most_of = tl.maximum(most, tl.abs(mine)), tl.maximum(most_of, tl.abs(theirs))
+                largest, largest_of = tl.max(most, axis=1), tl.max(most_of, axis=1)
+                one = 1.0 / tl.where(largest > 0, largest, 1.0)
+                one_of = 1.0 / tl.where(largest_of > 0, largest_of, 1.0)
+                total, squares, squares_of = _sums(x, centroids, row, there, group, one, one_of, k, d, R, K, D, METRIC)
             total /= tl.sqrt(tl.where(squares > 0, squares, 1.0))[:, None]
             total /= tl.sqrt(tl.where(squares_of > 0, squares_of, 1.0))[None, :]
         out = row[:, None] * k + column[None, :]
@@ -81,12 +112,13 @@ def own_scores(x: Tensor, centroids: Tensor, order: Tensor, starts: Tensor, metr
     """
     (n, d), (n_groups, k, _) = x.shape, centroids.shape
     scores = torch.zeros((n, k), dtype=torch.float32, device=x.device)
-    distances = metric == _DISTANCES
-    clusters = power(2 if distances else 16, MOST_CLUSTERS, k)
-    parts = max(1, min(64, n // (max(n_groups, 1) * 16)))
+    clusters = power(2, MOST_CLUSTERS, k)
+    few, distances = clusters <= 8, metric == _DISTANCES
+    clusters = clusters if few or distances else max(clusters, 16)
+    rows = max(4, 64 // clusters) if few else 4 if distances else 16
+    parts = max(1, min(64, n // (max(n_groups, 1) * rows)))
     launch(
         _own, (n_groups, parts), x, centroids, order, starts, scores, k, d,
-        R=4 if distances else 16, K=clusters, D=max(16, min(_DEPTH, 2048 // clusters)) if distances else _DEPTH,
-        METRIC=metric, num_warps=4,
+        R=rows, K=clusters, D=128 if few else 16 if distances else 64, METRIC=metric, num_warps=4,
     )  # fmt: skip
     return scores

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 logger = logging.getLogger(__name__)
+_ABSENT = None if importlib.util.find_spec("triton") is not None else "triton is not installed"
 
 
 def takes(what: str, arrays: Sequence[Tensor], objections: Sequence[str | None] = (), *, any_layout: bool = False) -> bool:
@@ -38,7 +39,7 @@ def takes(what: str, arrays: Sequence[Tensor], objections: Sequence[str | None] 
     if asked == "0":
         return False
     unfit = [_unfit(array, any_layout) for array in arrays]
-    reason = next((each for each in (_absent(), *unfit, *objections) if each is not None), None)
+    reason = next((each for each in (_ABSENT, *unfit, *objections) if each is not None), None)
     if reason is None:
         return True
     if asked == "1":
@@ -66,11 +67,6 @@ def unfit_points(x: Tensor, centroids: Tensor) -> str | None:
         if array.ndim != 2:
             return f"{name} has shape {tuple(array.shape)}, and the kernels take one problem at a time, (count, d)"
     return None if x.shape[1] else "the vectors have no dimensions"
-
-
-@functools.cache
-def _absent() -> str | None:
-    return None if importlib.util.find_spec("triton") is not None else "triton is not installed"
 
 
 def _unfit(array: Tensor, any_layout: bool) -> str | None:

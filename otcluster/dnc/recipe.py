@@ -289,9 +289,15 @@ def at_folder(recipe: Recipe, folder: str) -> Recipe:
 
 
 def init_from_run(recipe: Recipe, run: str) -> Recipe:
-    """The recipe with a backbone that begins with the weights of a run, whose directory is made absolute."""
+    """The recipe with a backbone that begins with the weights of a run, whose directory is made absolute.
+
+    Raises:
+        RecipeError: It is to begin with other weights already.
+    """
     place = os.path.abspath(os.path.expanduser(run))
-    return replace(recipe, backbone=replace(recipe.backbone, init_from=place))
+    changed = replace(recipe, backbone=replace(recipe.backbone, init_from=place))
+    check_values(changed)
+    return changed
 
 
 def parse_recipe(values: Any, source: str) -> Recipe:

@@ -168,7 +168,7 @@ def _check_pixels(recipe: Recipe) -> None:
         raise RecipeError(f"head.kind must be dnc, linear, deepncm or contrast for pixels, got {recipe.head.kind}")
     needed = {"data.augment": "none", "data.channels": 3, "data.mixup": 0, "data.cutmix": 0, "data.erasing": 0}
     needed |= {"data.rand_augment": 0, "data.labels_per_class": None, "data.in_memory": False, "backbone.stem": "imagenet"}
-    needed |= {"backbone.init_from": None, "head.allocation": "equal", "optim.label_smoothing": 0}
+    needed |= {"head.allocation": "equal", "optim.label_smoothing": 0}
     for key, value in needed.items():
         group, name = key.split(".")
         if (got := getattr(getattr(recipe, group), name)) != value:

@@ -17,7 +17,6 @@ from otcluster.dnc.classifier import Classifier
 from otcluster.dnc.counts import warn_of_late_classes
 from otcluster.dnc.data import epoch_batches, seed_of
 from otcluster.dnc.distinctness import numbers_found, of_usage
-from otcluster.dnc.errors import RecipeError
 from otcluster.dnc.head import DNCHead
 from otcluster.dnc.optimizers import build_optimizer
 from otcluster.dnc.progress import Progress, Silent
@@ -66,8 +65,8 @@ def train(
         out: Directory of the run: new, empty, or of the same recipe. Keys that do not decide what is learnt may differ
             (``data.dir``, ``data.workers``, ``data.broken``, ``train.checkpoint_steps``, ``train.timeout``, ``train.shares``,
             ``explain.images_per_subcentroid``), and so may the number of processes.
-        init_from: Directory of a run with whose weights the backbone begins, all of them; kept as ``backbone.init_from``, with
-            their digest. Default: as the recipe says.
+        init_from: Directory of a run of images with whose weights the backbone (of a recipe of pixels: the encoder) begins,
+            all of them; kept as ``backbone.init_from``, with their digest. Default: as the recipe says.
         progress: What to tell, and whom. Default: nobody.
 
     Returns:
@@ -94,8 +93,6 @@ def train(
         recipe = at_folder(recipe, recipe.data.dir)
     if init_from is not None:
         recipe = init_from_run(recipe, str(init_from))
-    if recipe.of_pixels and recipe.backbone.init_from is not None:
-        raise RecipeError("backbone.init_from is for images with a class each: a network of pixels begins with its own weights")
     with connected(recipe.train) as ranks:
         speaks = progress if progress is not None and ranks.is_first else Silent()
         return _train(recipe, RunFiles(Path(out)), speaks, ranks)
@@ -113,8 +110,7 @@ def _train(given: Recipe, files: RunFiles, progress: Progress, ranks: Ranks) -> 
     with torch.random.fork_rng():
         model = ranks.together(task.build)
         if state is None and recipe.backbone.init_from is not None:
-            ranks.together(lambda: begin_with(model, recipe, first))
-            progress.note(f"the backbone begins with all {len(first or ())} tensors of {recipe.backbone.init_from}")
+            progress.note(ranks.together(lambda: _begun(model, recipe, first)))
         training = _Training(recipe, files, task, progress, ranks, model)
         if state is not None:
             ranks.together(lambda: training.restore(*state))
@@ -128,6 +124,16 @@ def _task(recipe: Recipe) -> Task:
     from otcluster.dnc.pixels.task import PixelTask
 
     return PixelTask(recipe)
+
+
+def _begun(model: Any, recipe: Recipe, weights: dict[str, torch.Tensor] | None) -> str:
+    """Let a model begin with the weights of a run; what was done, in words."""
+    if not recipe.of_pixels:
+        begin_with(model, recipe, weights)
+        return f"the backbone begins with all {len(weights or ())} tensors of {recipe.backbone.init_from}"
+    from otcluster.dnc.pixels.transfer import begin_encoder
+
+    return begin_encoder(model, recipe, weights)
 
 
 def _found(recipe: Recipe, files: RunFiles, fingerprint: str) -> tuple[dict[str, Any] | None, _State | None]:

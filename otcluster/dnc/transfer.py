@@ -29,8 +29,8 @@ def starting_point(recipe: Recipe) -> tuple[Recipe, dict[str, Tensor] | None]:
         is not there any more and the recipe already has the digest (a run that has begun can go on without).
 
     Raises:
-        RecipeError: There is no such run, it has other weights than those of the digest, or its images have another number of
-            channels.
+        RecipeError: There is no such run, it is of pixels, it has other weights than those of the digest, or its images have
+            another number of channels.
     """
     config = recipe.backbone
     if config.init_from is None:
@@ -38,14 +38,16 @@ def starting_point(recipe: Recipe) -> tuple[Recipe, dict[str, Tensor] | None]:
     recipe = init_from_run(recipe, config.init_from)
     files = RunFiles(Path(recipe.backbone.init_from or ""))
     try:
-        channels, weights = files.read_recipe().data.channels, _weights(files)
+        theirs, weights = files.read_recipe(), _weights(files)
     except RunError as error:
         if config.init_digest is not None:
             return recipe, None
         raise RecipeError(f"backbone.init_from: {error}") from error
-    if channels != recipe.data.channels:
+    if theirs.of_pixels:
+        raise RecipeError(f"backbone.init_from: {files.root} classifies pixels: name a run of images with a class each")
+    if theirs.data.channels != recipe.data.channels:
         raise RecipeError(
-            f"backbone.init_from: {files.root} was trained on images of {channels} channels, and data.channels is "
+            f"backbone.init_from: {files.root} was trained on images of {theirs.data.channels} channels, and data.channels is "
             f"{recipe.data.channels}: they must be the same"
         )
     found = digest(weights)
@@ -62,14 +64,24 @@ def begin_with(model: Classifier, recipe: Recipe, weights: dict[str, Tensor] | N
     Raises:
         RecipeError: One does not fit; the message names it. Or the run that they are of is not there any more.
     """
+    source, given = need_source(recipe, weights)
+    try:
+        restore(model.backbone, given, source)
+    except RunError as error:
+        raise RecipeError(f"backbone.init_from: {error}") from error
+
+
+def need_source(recipe: Recipe, weights: dict[str, Tensor] | None) -> tuple[Path, dict[str, Tensor]]:
+    """The directory of the run that a recipe begins with, and its weights.
+
+    Raises:
+        RecipeError: It is not there any more.
+    """
     source = recipe.backbone.init_from
     assert source is not None
     if weights is None:
         raise RecipeError(f"backbone.init_from: {source} is not there any more, and this run has not begun yet")
-    try:
-        restore(model.backbone, weights, Path(source))
-    except RunError as error:
-        raise RecipeError(f"backbone.init_from: {error}") from error
+    return Path(source), weights
 
 
 def digest(weights: dict[str, Tensor]) -> str:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from otcluster.dnc import load_recipe, train
+from tests.dnc.pixel_files import write_folders
 
 SMALL = ["backbone.name=test_resnet", "data.image_size=16", "data.batch_size=8", "train.epochs=2", "memory.capacity=64"]
 
@@ -36,6 +37,13 @@ def small(folder, *changes):
     """The recipe of one epoch on a small image folder."""
     where = [] if folder is None else [f"data.dir={folder}"]
     return load_recipe("image-folder", [*SMALL, "train.epochs=1", *where, *changes])
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Images with labels at every pixel."""
+    write_folders(tmp_path / "images")
+    return tmp_path / "images"
 
 
 @pytest.fixture(scope="session")

@@ -140,7 +140,7 @@ def test_every_prepared_set_is_trained_on_the_digits(tmp_path, name):
     assert not comparison.failed
     assert [row.n for row in comparison.rows] == [1] * len(combined(axes))
     for outcome in comparison.outcomes:
-        assert outcome.accuracy > 0.12  # more than chance, after one epoch
+        assert outcome.value > 0.12  # more than chance, after one epoch
         assert (tmp_path / name / outcome.folder / "checkpoints" / "latest").is_file()
 
 
@@ -148,7 +148,7 @@ def test_statistics_are_those_of_the_textbook():
     rng = np.random.default_rng(0)
     values = {name: rng.normal(0.9, 0.02, 5) for name in "abc"}
     runs = [Outcome(name, seed, 1, "", float(value), 2.0) for name in "abc" for seed, value in enumerate(values[name])]
-    runs[5] = replace(runs[5], accuracy=None, failed="why")  # of b: no pair of the first seed
+    runs[5] = replace(runs[5], value=None, failed="why")  # of b: no pair of the first seed
     first, second, third = Comparison.of("abc", runs).rows
     assert (first.mean, first.deviation) == pytest.approx((values["a"].mean(), values["a"].std(ddof=1)))
     assert first.difference is first.low is None
@@ -175,9 +175,9 @@ def test_tables_and_picture_are_left_and_a_finished_ablation_is_not_repeated(ima
     results, means = json.loads((out / "results.json").read_text()), {}
     for row, outcome in itertools.product(rows, results["outcomes"]):
         metrics = RunFiles(out / outcome["folder"]).read_metrics()
-        assert outcome["accuracy"] == metrics["test"]["accuracy"]
+        assert outcome["value"] == metrics["test"]["accuracy"]
         if outcome["variant"] == row["variant"]:
-            means.setdefault(row["variant"], []).append(outcome["accuracy"])
+            means.setdefault(row["variant"], []).append(outcome["value"])
     assert [float(row["mean"]) for row in rows] == pytest.approx([np.mean(means[row["variant"]]) for row in rows])
     with Image.open(out / "results.png") as image:
         assert np.asarray(image.convert("L")).std() > 5

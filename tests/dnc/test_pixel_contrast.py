@@ -17,11 +17,10 @@ from otcluster.dnc.pixels.runs import build_segmenter, load_pixel_run
 from otcluster.dnc.pixels.sampling import balanced_pixels
 from otcluster.runs.interruption import Interrupted
 from tests.dnc.conftest import listing, small
-from tests.dnc.test_pixel_runs import Stop, folders, recipe
-from tests.dnc.test_pixels import DIM, IGNORED, a_batch, patches, same, state, textures
+from tests.dnc.pixel_files import Stop
+from tests.dnc.pixel_files import pixel_recipe as recipe
+from tests.dnc.segmenters import DIM, IGNORED, a_batch, patches, same, state, textures
 from tests.reducers import run_ranks
-
-__all__ = ["folders"]  # a fixture
 
 
 def a_head(n_classes=3, **options):

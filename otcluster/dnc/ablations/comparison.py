@@ -21,7 +21,8 @@ class Outcome:
         seed: ``train.seed``.
         split: Which way of holding out test images.
         folder: Where it lies, below the directory of the ablation.
-        accuracy: On the test images, in [0, 1]; None where it has not ended well.
+        value: On the test images, in [0, 1]: the accuracy, or of recipes of pixels the mean IoU. None where it has not ended
+            well.
         seconds: How long it trained.
         failed: Why it failed; None where it did not.
     """
@@ -30,7 +31,7 @@ class Outcome:
     seed: int
     split: int
     folder: str
-    accuracy: float | None = None
+    value: float | None = None
     seconds: float | None = None
     failed: str | None = None
 
@@ -42,8 +43,8 @@ class Row:
     Attributes:
         variant: Its name.
         n: How many of its runs are finished.
-        mean: Of the test accuracy; None without runs.
-        deviation: Standard deviation of the test accuracy between runs, with n - 1; None with fewer than two.
+        mean: Of the values; None without runs.
+        deviation: Standard deviation of the values between runs, with n - 1; None with fewer than two.
         difference: Mean of the paired differences to the first variant, over runs of the same seed and split; None without.
         low: Lower end of the 95 % interval of that mean, by Student's t; None with fewer than two pairs.
         high: Upper end.
@@ -73,10 +74,12 @@ class Comparison:
     Attributes:
         rows: One for each variant, in their order; the first is what the others are compared with.
         outcomes: One for each run.
+        measure: What is compared, ``"accuracy"`` or ``"mean IoU"``.
     """
 
     rows: tuple[Row, ...]
     outcomes: tuple[Outcome, ...]
+    measure: str = "accuracy"
 
     @property
     def failed(self) -> list[Outcome]:
@@ -84,7 +87,7 @@ class Comparison:
         return [outcome for outcome in self.outcomes if outcome.failed is not None]
 
     @classmethod
-    def of(cls, variants: Sequence[str], outcomes: Sequence[Outcome]) -> Comparison:
+    def of(cls, variants: Sequence[str], outcomes: Sequence[Outcome], measure: str = "accuracy") -> Comparison:
         """Compare the variants, given what is known of each run.
 
         Example:
@@ -94,17 +97,17 @@ class Comparison:
             >>> round(row.difference, 3), round(row.low, 3), row.n_pairs
             (0.15, -0.485, 2)
         """
-        first = {(each.seed, each.split): each.accuracy for each in outcomes if each.variant == variants[0]}
+        first = {(each.seed, each.split): each.value for each in outcomes if each.variant == variants[0]}
         rows = []
         for at, name in enumerate(variants):
             own = [each for each in outcomes if each.variant == name]
-            good = [each for each in own if each.accuracy is not None]
+            good = [each for each in own if each.value is not None]
             pairs = [
-                each.accuracy - other
+                each.value - other
                 for each in good
-                if at and each.accuracy is not None and (other := first.get((each.seed, each.split))) is not None
+                if at and each.value is not None and (other := first.get((each.seed, each.split))) is not None
             ]
-            mean, deviation = _mean([each.accuracy for each in good if each.accuracy is not None])
+            mean, deviation = _mean([each.value for each in good if each.value is not None])
             difference, spread = _mean(pairs)
             half = None if spread is None else spread / math.sqrt(len(pairs)) * _student(len(pairs) - 1)
             rows.append(
@@ -119,10 +122,10 @@ class Comparison:
                     n_pairs=len(pairs),
                     seconds=_mean([each.seconds for each in good if each.seconds is not None])[0],
                     failed=sum(each.failed is not None for each in own),
-                    missing=sum(each.failed is None and each.accuracy is None for each in own),
+                    missing=sum(each.failed is None and each.value is None for each in own),
                 )
             )
-        return cls(tuple(rows), tuple(outcomes))
+        return cls(tuple(rows), tuple(outcomes), measure)
 
 
 def _student(freedom: int) -> float:

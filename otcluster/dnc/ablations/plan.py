@@ -83,8 +83,6 @@ class Ablation:
         for name, number in (("seeds", seeds), ("splits", splits)):
             if number < 1:
                 raise RecipeError(f"{name} must be at least 1, got {number}")
-        if (usual := load_recipe(recipe, changes)).of_pixels:
-            raise RecipeError(f"recipe {usual.name} is of pixels, and ablations compare accuracies of images with a class each")
         variants = combined(axes)
         _check_once(variants, changes)
         bases = [_recipe_of(recipe, changes, variant, data) for variant in variants]

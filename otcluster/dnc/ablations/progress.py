@@ -74,9 +74,7 @@ class RunsTerminal(BarDisplay):
         self._shares.pop(run.folder, None)
         self._n_ended += 1
         self._bar.update(self._task, completed=self._n_ended + sum(self._shares.values()), at=self._at())
-        found = (
-            f"test {outcome.accuracy:.4f}, {outcome.seconds:.0f} s" if outcome.failed is None else f"failed: {outcome.failed}"
-        )
+        found = f"test {outcome.value:.4f}, {outcome.seconds:.0f} s" if outcome.failed is None else f"failed: {outcome.failed}"
         self.note(f"{self._at()}  {run.folder}  {found}")
 
     def _at(self) -> str:

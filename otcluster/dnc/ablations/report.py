@@ -39,7 +39,7 @@ def table_csv(comparison: Comparison) -> str:
 def table_markdown(comparison: Comparison) -> str:
     """A line for each variant, to be read, and below it one for each run that failed."""
     lines = [
-        "| variant | runs | test accuracy | deviation | difference, points | 95 % | seconds |",
+        f"| variant | runs | test {comparison.measure} | deviation | difference, points | 95 % | seconds |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in comparison.rows:
@@ -73,7 +73,7 @@ def draw(comparison: Comparison, title: str, axes: Sequence[Axis], path: Path) -
     else:
         _draw_bars(plot, comparison)
     plot.grid(alpha=0.3)
-    figure.suptitle(f"{title}: mean and standard deviation of the test accuracy", fontsize=10, parse_math=False)
+    figure.suptitle(f"{title}: mean and standard deviation of the test {comparison.measure}", fontsize=10, parse_math=False)
     with replaced(path) as temporary:
         figure.savefig(temporary, dpi=130)
 
@@ -87,28 +87,28 @@ def _draw_line(plot: Axes, comparison: Comparison, key: str, values: Sequence[fl
         marker="o", capsize=4,
     )  # fmt: skip
     for place, row in enumerate(rows):
-        own = _accuracies(comparison, row)
+        own = _values(comparison, row)
         plot.plot([place] * len(own), own, ".", color="0.3", markersize=4, zorder=3)
     plot.set_xticks(range(len(rows)), [f"{value:g}" for value in sorted(values)])
     plot.set_xlabel(key)
-    plot.set_ylabel("test accuracy")
+    plot.set_ylabel(f"test {comparison.measure}")
 
 
 def _draw_bars(plot: Axes, comparison: Comparison) -> None:
     rows = list(comparison.rows)
-    found = [each.accuracy for each in comparison.outcomes if each.accuracy is not None]
+    found = [each.value for each in comparison.outcomes if each.value is not None]
     places = range(len(rows))
     plot.barh(places, [row.mean or 0.0 for row in rows], xerr=[row.deviation or 0.0 for row in rows], capsize=4, alpha=0.7)
     for place, row in zip(places, rows, strict=True):
-        own = _accuracies(comparison, row)
+        own = _values(comparison, row)
         plot.plot(own, [place] * len(own), ".", color="0.3", markersize=4, zorder=3)
-    if found:  # differences are small beside accuracies: the axis does not begin at zero, and says so by its numbers
+    if found:  # differences are small beside the values: the axis does not begin at zero, and says so by its numbers
         margin = max(max(found) - min(found), 0.004) * 0.6
         plot.set_xlim(max(min(found) - margin, 0.0), max(found) + margin)
     plot.set_yticks(places, [row.variant for row in rows], fontsize=8, parse_math=False)
     plot.invert_yaxis()
-    plot.set_xlabel("test accuracy")
+    plot.set_xlabel(f"test {comparison.measure}")
 
 
-def _accuracies(comparison: Comparison, row: Row) -> list[float]:
-    return [each.accuracy for each in comparison.outcomes if each.variant == row.variant and each.accuracy is not None]
+def _values(comparison: Comparison, row: Row) -> list[float]:
+    return [each.value for each in comparison.outcomes if each.variant == row.variant and each.value is not None]

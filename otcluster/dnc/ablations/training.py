@@ -47,7 +47,8 @@ def lost(run: Run, code: int | None) -> Outcome:
 
 
 def _measured(run: Run, metrics: dict[str, Any]) -> Outcome:
-    return _outcome(run, accuracy=metrics["test"]["accuracy"], seconds=metrics["seconds"])
+    measure = "mean_iou" if run.recipe.of_pixels else "accuracy"
+    return _outcome(run, value=metrics["test"][measure], seconds=metrics["seconds"])
 
 
 def _outcome(run: Run, **what: Any) -> Outcome:

@@ -14,6 +14,7 @@ from otcluster.dnc.ablations.training import finished, trained
 from otcluster.dnc.data import load_data
 from otcluster.dnc.errors import DataError, RecipeError
 from otcluster.dnc.ranks import Ranks, connected
+from otcluster.dnc.recipe import Recipe
 from otcluster.dnc.run import RunFiles
 from otcluster.runs.errors import RunError
 from otcluster.runs.files import partial_files, write_text
@@ -95,9 +96,9 @@ def _check(ablation: Ablation, out: Path) -> None:
 
 def _claim(ablation: Ablation, out: Path) -> None:
     _check(ablation, out)
-    splits = {run.split: run.recipe.data for run in ablation.runs}
+    splits = {run.split: run.recipe for run in ablation.runs}
     if len(splits) > 1:
-        prints = {load_data(data).fingerprint for data in list(splits.values())[:2]}
+        prints = {_fingerprint(recipe) for recipe in list(splits.values())[:2]}
         if len(prints) == 1:
             raise DataError("these images have test images of their own: --splits would repeat the same one, leave it out")
     out.mkdir(parents=True, exist_ok=True)
@@ -109,6 +110,14 @@ def _claim(ablation: Ablation, out: Path) -> None:
     write_text(out / _MARK, "\n".join(lines) + "\n")
 
 
+def _fingerprint(recipe: Recipe) -> str:
+    if not recipe.of_pixels:
+        return load_data(recipe.data).fingerprint
+    from otcluster.dnc.pixels.runs import load_images
+
+    return load_images(recipe).fingerprint
+
+
 class _Work:
     """What is done, and what is known of each run so far."""
 
@@ -117,14 +126,15 @@ class _Work:
         self.outcomes = {run.folder: finished(run, out) for run in ablation.runs}
 
     def comparison(self) -> Comparison:
-        return Comparison.of([variant.name for variant in self.ablation.variants], list(self.outcomes.values()))
+        measure = "mean IoU" if self.ablation.runs[0].recipe.of_pixels else "accuracy"
+        return Comparison.of([variant.name for variant in self.ablation.variants], list(self.outcomes.values()), measure)
 
     def report(self) -> None:
         if self.writes:
             write_report(self.comparison(), self.ablation.name, self.ablation.axes, self.out)
 
     def begin(self) -> None:
-        self.watcher.begin(len(self.outcomes), sum(each.accuracy is not None for each in self.outcomes.values()))
+        self.watcher.begin(len(self.outcomes), sum(each.value is not None for each in self.outcomes.values()))
         self.report()
 
     def end(self, run: Run, outcome: Outcome) -> None:

@@ -16,11 +16,11 @@ def evaluate_pixel_run(run: Path, data: str | None, split: str) -> None:
     from otcluster.dnc.pixels.runs import conversion_of, inference_of, load_pixel_run
 
     loaded = load_pixel_run(run, data_dir=data)
-    images = loaded.load_data()
+    images = loaded.load_test() if split == "test" else loaded.load_data().train
     found = evaluate_pixels(
-        loaded.model, images.test if split == "test" else images.train, len(loaded.classes), conversion_of(loaded.recipe),
+        loaded.model, images, len(loaded.classes), conversion_of(loaded.recipe),
         inference=inference_of(loaded.recipe), broken=loaded.recipe.data.broken,
-    ).metrics(loaded.classes)  # fmt: skip
+    ).need_labels(f"{split} images").metrics(loaded.classes)  # fmt: skip
     for name, value in found["per_class"].items():
         typer.echo(f"{name:24} {'no pixels' if value is None else f'{value:.4f}'}")
     typer.echo(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from otcluster.dnc.errors import DataError
 from otcluster.dnc.pixels.conversion import PixelConversion
 from otcluster.dnc.pixels.labels import IGNORE
 from otcluster.dnc.pixels.layouts import PixelSplit
+
+_AT_ONCE = 1 << 26  # shares of classes at pixels
 
 Logits = Callable[[Tensor], Tensor]
 """From images (n, 3, h, w) to logits (n, n_classes, h, w)."""
@@ -50,7 +52,7 @@ class Inference:
 
     @torch.no_grad()
     def shares(self, logits: Logits, image: Tensor, size: tuple[int, int]) -> Tensor:
-        """Softmax shares (n_classes, height, width) at ``size``, of an image (3, h, w).
+        """Softmax shares (n_classes, height, width) at ``size``, of an image (3, h, w), or for each of images (n, 3, h, w).
 
         Example:
             >>> image = torch.rand(3, 4, 6)
@@ -59,9 +61,9 @@ class Inference:
         """
         total: Any = 0
         for scale in self.scales:
-            scaled = image[None]
+            scaled = image if image.ndim == 4 else image[None]
             if scale != 1:
-                target = [max(1, round(side * scale)) for side in image.shape[1:]]
+                target = [max(1, round(side * scale)) for side in image.shape[-2:]]
                 scaled = nn.functional.interpolate(scaled, size=target, mode="bilinear", align_corners=False, antialias=True)
             for mirrored in (False, True) if self.flip else (False,):
                 given = scaled.flip(-1) if mirrored else scaled
@@ -69,10 +71,11 @@ class Inference:
                 found = nn.functional.interpolate(found.float(), size=size, mode="bilinear", align_corners=False)
                 shares = torch.softmax(found, dim=1)
                 total = total + (shares.flip(-1) if mirrored else shares)
-        return total[0] / (len(self.scales) * (1 + self.flip))
+        total = total / (len(self.scales) * (1 + self.flip))
+        return total if image.ndim == 4 else total[0]
 
     def _windows(self, logits: Logits, image: Tensor) -> Tensor:
-        """Logits of the whole, each pixel the mean of those of its windows; the last windows end where the image does."""
+        """Logits of whole images, each pixel the mean of those of its windows; the last windows end where the image does."""
         assert self.window is not None
         stride = self.stride or tuple(max(1, 2 * side // 3) for side in self.window)
         height, width = image.shape[-2:]
@@ -88,7 +91,7 @@ class Inference:
                 rows, columns = slice(bottom - self.window[0], bottom), slice(end - self.window[1], end)
                 found = logits(padded[..., rows, columns]).float()
                 if total is None:
-                    total = found.new_zeros(1, found.shape[1], *padded.shape[-2:])
+                    total = found.new_zeros(*found.shape[:2], *padded.shape[-2:])
                 total[..., rows, columns] += found
                 counts[..., rows, columns] += 1
         return (total / counts)[..., :height, :width]
@@ -105,6 +108,16 @@ class PixelEvaluation:
 
     confusion: Tensor
     n_images: int
+
+    def need_labels(self, what: str) -> PixelEvaluation:
+        """The same, where a pixel of the images has a label.
+
+        Raises:
+            DataError: None has.
+        """
+        if not self.confusion.any():
+            raise DataError(f"no pixel of the {self.n_images} {what} has a label: all are {IGNORE}, or stand for no class")
+        return self
 
     def metrics(self, classes: Sequence[str]) -> dict[str, Any]:
         """Mean intersection over union, that of each class, accuracy of pixels, and the mean of the classes' accuracies.
@@ -142,9 +155,10 @@ def evaluate_pixels(
     dtype: torch.dtype = torch.float32,
     broken: str = "refuse",
     indices: Sequence[int] | None = None,
-    after_image: Callable[[], None] | None = None,
+    after_batch: Callable[[], None] | None = None,
+    batch_size: int = 4,
 ) -> PixelEvaluation:
-    """Classify the pixels of images, one image after the other, and compare with their labels as they are in the files.
+    """Classify the pixels of images, and compare with their labels as they are in the files.
 
     Args:
         logits: The model, in evaluation mode.
@@ -155,31 +169,53 @@ def evaluate_pixels(
         device, dtype: Of the model.
         broken: ``"refuse"``, or ``"skip"`` to leave out what cannot be read.
         indices: Which images. Default: all.
-        after_image: Called after each.
+        after_batch: Called after each batch.
+        batch_size: At most how many images at once. They follow each other and are of one size, and their shares take at most
+            256 MiB, unless those of one image take more.
 
     Raises:
         DataError: An image or map cannot be read, and is not skipped; or none of several can.
     """
-    how, matrix = inference or Inference(), MulticlassConfusionMatrix(n_classes, ignore_index=IGNORE)
+    # Who has other images adds what is found, or has none and does not wait: torchmetrics would ask all ranks.
+    how, matrix = inference or Inference(), MulticlassConfusionMatrix(n_classes, ignore_index=IGNORE, sync_on_compute=False)
     plain, n_images = convert.plain(), 0
     chosen = range(len(split)) if indices is None else indices
-    for index in chosen:
+    for names, images, labels in _alike(split, plain, chosen, broken, n_classes, batch_size):
+        try:
+            found = how.shares(logits, images.to(device, dtype), (labels.shape[1], labels.shape[2])).argmax(dim=1).cpu()
+        except ValueError as error:  # too small for the network, say
+            raise DataError(f"{names[0]} cannot be classified: {error}") from None
+        matrix.update(found.flatten(1), labels.flatten(1))
+        n_images += len(names)
+        if after_batch is not None:
+            after_batch()
+    if len(chosen) and not n_images:
+        raise DataError(f"none of {len(chosen)} images can be read, from {split.names[chosen[0]]} on")
+    confusion = matrix.compute() if n_images else torch.zeros(n_classes, n_classes, dtype=torch.int64)
+    return PixelEvaluation(confusion.to(torch.int64), n_images)
+
+
+def _alike(
+    split: PixelSplit, convert: PixelConversion, indices: Sequence[int], broken: str, n_classes: int, most: int
+) -> Iterator[tuple[list[str], Tensor, Tensor]]:
+    """Names, images (n, 3, h, w) and labels (n, height, width) of images that follow each other and are of one size."""
+    names: list[str] = []
+    images: list[Tensor] = []
+    maps: list[Tensor] = []
+    for index in indices:
         try:
             picture, labels = split.read(index)
         except DataError:
             if broken != "skip":
                 raise
             continue
-        image = plain.image(picture).to(device, dtype)
-        try:
-            found = how.shares(logits, image, (labels.shape[0], labels.shape[1])).argmax(dim=0).cpu()
-        except ValueError as error:  # too small for the network, say
-            raise DataError(f"{split.names[index]} cannot be classified: {error}") from None
-        matrix.update(found.reshape(1, -1), torch.from_numpy(labels).to(torch.int64).reshape(1, -1))
-        n_images += 1
-        if after_image is not None:
-            after_image()
-    if len(chosen) and not n_images:
-        raise DataError(f"none of {len(chosen)} images can be read, from {split.names[chosen[0]]} on")
-    confusion = matrix.compute() if n_images else torch.zeros(n_classes, n_classes, dtype=torch.int64)
-    return PixelEvaluation(confusion.to(torch.int64), n_images)
+        image, map_ = convert.image(picture), torch.from_numpy(labels).to(torch.int64)
+        full = len(names) >= min(most, max(1, _AT_ONCE // (n_classes * map_.numel())))
+        if names and (full or image.shape != images[0].shape or map_.shape != maps[0].shape):
+            yield names, torch.stack(images), torch.stack(maps)
+            names, images, maps = [], [], []
+        names.append(split.names[index])
+        images.append(image)
+        maps.append(map_)
+    if names:
+        yield names, torch.stack(images), torch.stack(maps)

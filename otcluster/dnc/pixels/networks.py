@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import timm
@@ -123,6 +124,7 @@ def build_network(
     output_stride: int | None = None,
     pretrained: bool = False,
     aux: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> Network:
     """A network of images to pixel features, (n, dim, h', w'): everything that ``name`` has before its last 1x1 convolution.
 
@@ -139,6 +141,7 @@ def build_network(
             dilated, it takes 32 alone, and its pixel features stand for 4 x 4 pixels.
         pretrained: Whether the encoder begins with timm's weights, which are downloaded.
         aux: Whether the network gives auxiliary features too: of the last stage but one, through a 3x3 convolution.
+        options: More arguments of the encoder in timm.
 
     Raises:
         ImportError: segmentation-models-pytorch is not installed.
@@ -172,27 +175,28 @@ def build_network(
         hint = f", did you mean {', '.join(near)}?" if near else ""
         raise ValueError(f"encoder: timm has no model {encoder!r}{hint}")
     # Windows of any image, shifted in every second layer of all stages, as where Swin was made for segmentation.
-    options: dict[str, Any] = {"strict_img_size": False, "always_partition": True} if encoder.startswith("swin") else {}
-    options.update(in_channels=in_channels)
+    swin = {"strict_img_size": False, "always_partition": True} if encoder.startswith("swin") else {}
+    more = {**swin, **(options or {}), "in_channels": in_channels}
     named, weights = f"tu-{encoder}", True if pretrained else None
     try:
         if name == "upernet":
-            made = smp.UPerNet(named, encoder_weights=weights, decoder_channels=dim, **options)
+            made = smp.UPerNet(named, encoder_weights=weights, decoder_channels=dim, **more)
             stages, decoder = made.encoder, made.decoder
         elif name == "deeplabv3":
             made = smp.DeepLabV3(
                 named, encoder_weights=weights, encoder_output_stride=stride, decoder_channels=dim,
-                decoder_atrous_rates=_RATES[stride], **options,
+                decoder_atrous_rates=_RATES[stride], **more,
             )  # fmt: skip
             stages, decoder = made.encoder, made.decoder
         else:
-            stages = get_encoder(named, weights=weights, output_stride=stride, **options)
+            stages = get_encoder(named, weights=weights, output_stride=stride, **more)
             decoder = FCNDecoder(stages.out_channels[-1], dim)
         reductions = stages.model.feature_info.reduction()
     except Exception as error:  # whatever timm and its models raise
+        told = f" and options={dict(options)}" if options else ""
         raise ValueError(
             f"encoder={encoder!r} cannot be used for {name} with output_stride={stride}, in_channels={in_channels} and "
-            f"pretrained={pretrained}: it must give features of several stages, and where output_stride is less than "
+            f"pretrained={pretrained}{told}: it must give features of several stages, and where output_stride is less than "
             f"{_DEEPEST} it must be a convolutional network that timm can dilate, such as resnet18 ({error})"
         ) from error
     return Network(

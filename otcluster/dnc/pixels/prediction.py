@@ -78,9 +78,11 @@ def predict_pictures(
             found.append(DataError(f"{path} cannot be classified: {error}"))
             continue
         _save(index_picture(labels, palette), root / f"{name}.png")
-        _save(with_legend(overlay(picture, labels, palette), classes, palette), root / f"{name}-overlay.png")
         counts = np.bincount(labels.ravel(), minlength=len(classes)) / labels.size
-        found.append({classes[label]: float(counts[label]) for label in np.flatnonzero(counts).tolist()})
+        there = np.flatnonzero(counts).tolist()
+        legend = [classes[label] for label in there], [palette[label] for label in there]
+        _save(with_legend(overlay(picture, labels, palette), *legend), root / f"{name}-overlay.png")
+        found.append({classes[label]: float(counts[label]) for label in there})
     return found
 
 

@@ -16,23 +16,31 @@ from otcluster.dnc.names import subcentroid_names
 from otcluster.dnc.pixels.conversion import PixelConversion
 from otcluster.dnc.pixels.evaluation import Inference
 from otcluster.dnc.pixels.labels import IGNORE
-from otcluster.dnc.pixels.layouts import Colour, PixelData, load_pixels
+from otcluster.dnc.pixels.layouts import Colour, PixelData, PixelSplit, load_pixels, load_test_pixels
 from otcluster.dnc.pixels.networks import build_network
 from otcluster.dnc.pixels.segmenter import Segmenter
 from otcluster.dnc.recipe import Recipe
 from otcluster.dnc.run import RunFiles, open_run, restore
-from otcluster.runs.errors import RunError
 
 
-def load_images(recipe: Recipe) -> PixelData:
+def load_images(recipe: Recipe, classes: Sequence[str] | None = None) -> PixelData:
     """The images of a recipe of pixels.
 
+    Args:
+        recipe: Whose.
+        classes: Those of a model. Default: as the images have them.
+
     Raises:
-        DataError: They are not there.
+        DataError: They are not there, or of other classes.
     """
+    return load_pixels(*_place(recipe), classes=classes, seed=recipe.data.split_seed, fold=recipe.data.fold)
+
+
+def _place(recipe: Recipe) -> tuple[str, str]:
+    """Layout and folder."""
     if recipe.data.dir is None:
         raise DataError("data.dir is not set: pass --data DIR, the folder of the images and their maps of labels")
-    return load_pixels(recipe.data.kind.removeprefix("pixel-"), recipe.data.dir)
+    return recipe.data.kind.removeprefix("pixel-"), recipe.data.dir
 
 
 def build_segmenter(recipe: Recipe, classes: Sequence[str]) -> Segmenter:
@@ -47,7 +55,7 @@ def build_segmenter(recipe: Recipe, classes: Sequence[str]) -> Segmenter:
         try:
             network = build_network(
                 pixels.network, recipe.backbone.name, dim=pixels.dim, output_stride=pixels.output_stride,  # type: ignore[arg-type]
-                pretrained=recipe.backbone.pretrained, aux=pixels.aux_weight > 0,
+                pretrained=recipe.backbone.pretrained, aux=pixels.aux_weight > 0, options=dict(recipe.backbone.options),
             )  # fmt: skip
         except ValueError as error:
             raise RecipeError(f"backbone.name and pixels.*: {error}") from None
@@ -116,16 +124,18 @@ class PixelRun:
         """The images of the run.
 
         Raises:
-            DataError: They are not where they were.
-            RunError: They are of other classes.
+            DataError: They are not where they were, or of other classes.
         """
-        data = load_images(self.recipe)
-        if data.classes != self.classes:
-            raise RunError(
-                f"the images are of {len(data.classes)} classes ({', '.join(data.classes[:5])}), and the run was trained on "
-                f"{len(self.classes)} ({', '.join(self.classes[:5])}): pass --data, their folder"
-            )
-        return data
+        return load_images(self.recipe, self.classes)
+
+    def load_test(self) -> PixelSplit:
+        """The test images alone, which need no training images beside them.
+
+        Raises:
+            DataError: As for :meth:`load_data`.
+        """
+        data = self.recipe.data
+        return load_test_pixels(*_place(self.recipe), self.classes, seed=data.split_seed, fold=data.fold)
 
 
 def load_pixel_run(root: str | Path, *, data_dir: str | None = None) -> PixelRun:

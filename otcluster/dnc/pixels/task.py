@@ -121,16 +121,17 @@ class PixelTask:
                 lambda: evaluate_pixels(
                     model, self.data.test, len(self.data.classes), self.convert, inference=self.inference,
                     device=parameter.device, dtype=parameter.dtype, broken=self.recipe.data.broken, indices=own,
-                    after_image=after_batch if ranks.n == 1 else None,
+                    after_batch=after_batch if ranks.n == 1 else None,
                 )
             )  # fmt: skip
         finally:
             model.train(was_training)
         after_batch()
         if ranks.n == 1:
-            return found
+            return found.need_labels("test images")
         every = ranks.gathered((found.confusion, found.n_images))
-        return PixelEvaluation(sum((each[0] for each in every), torch.zeros_like(found.confusion)), sum(e[1] for e in every))
+        confusion, n_images = sum((each[0] for each in every), torch.zeros_like(found.confusion)), sum(e[1] for e in every)
+        return PixelEvaluation(confusion, n_images).need_labels("test images")
 
     def finish(
         self, model: Segmenter, files: RunFiles, ranks: Ranks, after_batch: Callable[[], None], ended: Callable[[], Ended]
