@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 import pytest
 import torch
@@ -45,3 +46,11 @@ def filled(monkeypatch):
 
     monkeypatch.setattr(torch, "empty", lambda *args, **kwargs: spoilt(empty(*args, **kwargs)))
     monkeypatch.setattr(torch, "empty_like", lambda *args, **kwargs: spoilt(empty_like(*args, **kwargs)))
+
+
+@pytest.fixture(autouse=True)
+def infinities():
+    """Infinity is where exponents of what is far away are to end; NumPy, which interprets, warns of it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "overflow encountered", RuntimeWarning)
+        yield
