@@ -50,7 +50,7 @@ def filled(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def infinities():
-    """Infinity is where exponents of what is far away are to end; NumPy, which interprets, warns of it."""
+    """Infinities, and what comes of them where it is not used, are no reason for NumPy, which interprets, to warn."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "overflow encountered", RuntimeWarning)
+        warnings.filterwarnings("ignore", "(overflow|invalid value) encountered", RuntimeWarning)
         yield

@@ -168,7 +168,7 @@ def test_what_a_sharded_problem_may_hold(place, shape, widest):
 
 @small_forms
 def test_the_lowest_of_equals(place, shape, widest):
-    batches, n, k = shape
+    batches, _, k = shape
     scores = torch.full(shape, 0.25, device=place)
     g = torch.zeros((batches, k), dtype=torch.float64, device=place)
     assert (dense.dense_labels(scores, g, 0.05, widest) == 0).all()
