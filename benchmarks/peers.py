@@ -227,6 +227,50 @@ def k_means_constrained(x: Any, centers: Any, size_min: int, size_max: int) -> P
     return Peer("k-means-constrained", ("k-means-constrained", "ortools"), build)
 
 
+def flash_kmeans(x: Any, start: Any, rounds: int) -> Peer:
+    """Rounds of flash-kmeans, kernels in Triton: labels of the last one, and the centroids after it in the dtype of ``x``."""
+
+    def build() -> Call:
+        from flash_kmeans import batch_kmeans_Euclid
+
+        begin = start.to(x.dtype)[None]
+
+        def run() -> Any:
+            labels, centroids, _ = batch_kmeans_Euclid(x[None], len(start), max_iters=rounds, tol=-1.0, init_centroids=begin)
+            return labels[0], centroids[0]
+
+        run()
+        return run
+
+    return Peer("flash-kmeans", ("flash-kmeans",), build)
+
+
+def flash_sinkhorn(x: Any, centroids: Any, epsilon: float, rounds: int) -> Peer:
+    """Rounds of flash-sinkhorn, its kernels in Triton: the potentials (n,) and (k,) for cosines of vectors of length one.
+
+    It knows squared distances, which are 2 - 2 cosines; its products are in TF32, whatever dtype the vectors come in.
+    """
+
+    def build() -> Call:
+        import torch
+        from flash_sinkhorn.kernels import sinkhorn_flashstyle_alternating
+
+        n, k = len(x), len(centroids)
+        a, b = (torch.full((size,), 1 / size, device=x.device) for size in (n, k))
+
+        def run() -> Any:
+            f, g = sinkhorn_flashstyle_alternating(
+                x, centroids, a, b, eps=2 * epsilon, n_iters=rounds, allow_tf32=True, ott_convention=True
+            )
+            # Of plans whose rows sum to one, and of cosines without the constant.
+            return f / 2 + epsilon * math.log(n) - 1, g / 2
+
+        run()
+        return run
+
+    return Peer("flash-sinkhorn", ("flash-sinkhorn",), build)
+
+
 def _asked_for(plan: Callable[[float], Any], tol: float) -> float:
     """The threshold at which the recomputed L1 error of the plan is ``tol`` at most."""
     threshold = tol

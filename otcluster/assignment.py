@@ -9,6 +9,7 @@ from typing import Any
 
 from otcluster import labelling, passes
 from otcluster._ops.generic import Array
+from otcluster._ops.lazy import lazy
 from otcluster.balancing.problems import rounded_labels
 from otcluster.feasibility import is_infeasible
 from otcluster.gradients import Answer, Gradient
@@ -43,16 +44,19 @@ class Assignment(ABC):
     Attributes:
         problem: What was asked.
         solver: Which algorithm, with its hyper-parameters.
-        n_iter: Rounds done, one number per problem.
     """
 
     def __init__(self, problem: Problem, solver: Any, g: Array, n_iter: Any) -> None:
         self.problem = problem
         self.solver = solver
-        self._g = g
-        ops = problem.ops
-        rounds = ops.full((problem.n_problems,), n_iter, ops.integer) if isinstance(n_iter, int) else n_iter
-        self.n_iter = self._per_problem(rounds)
+        self._g, self._n_iter = g, n_iter
+
+    @lazy
+    def n_iter(self) -> Array:
+        """Rounds done, one number per problem."""
+        ops, rounds = self.problem.ops, self._n_iter
+        many = ops.full((self.problem.n_problems,), rounds, ops.integer) if isinstance(rounds, int) else rounds
+        return self._per_problem(many)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.problem!r}, {self.solver!r})"

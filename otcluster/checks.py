@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import TYPE_CHECKING, Any
 
 from otcluster._ops.generic import Array
+from otcluster._ops.lazy import lazy
 from otcluster.scores import DenseScores
 
 if TYPE_CHECKING:
@@ -31,13 +31,13 @@ def check_whole(name: str, value: Any, least: int) -> int:
 
 
 def check_values(
-    problem: Problem, masses: Array, totals: Array, clusters: Array, given: str | None
+    problem: Problem, masses: Array | None, totals: Array, clusters: Array, given: str | None
 ) -> tuple[bool, tuple[float, float] | None]:
     """Raise for the first impossible value of ``problem``, waiting for the device once.
 
     Args:
         problem: Its shapes and dtypes are right already.
-        masses: Sample masses as they came in, (batches, n).
+        masses: Sample masses as they came in, (batches, n); None for ones.
         totals: Their sums, (n_problems,).
         clusters: Cluster masses or shares as they came in, (n_problems, k).
         given: The argument by which they came in; None for the default.
@@ -46,63 +46,82 @@ def check_values(
         Whether any pair is forbidden, and bounds of the scores where they are finite.
     """
     ops, xp = problem.ops, problem.ops.xp
-    zero = ops.full((), 0.0, ops.wide)
-    sums = xp.sum(clusters, axis=-1)
-    wanted = totals if problem.assigned_mass is None else problem.assigned
-    apart = _apart(problem, wanted, sums)
-    starved = (sums == 0) & (totals > 0)
-    # Of a sharded problem these are the totals of one rank, which say nothing of what all may be asked for.
-    beyond = ~(wanted >= 0) if problem.sharded else _beyond(wanted, totals, agreement(problem))
     ids = problem.groups if problem.groups is not None and problem.n_samples else None
-    spread = problem.scores.range_facts()
-    facts = [
-        zero if ids is None else xp.min(ids),
-        zero if ids is None else xp.max(ids),
-        _least(problem, masses),
-        _least(problem, clusters),
-        xp.max(apart) if problem.n_problems else zero,
-        xp.any(starved),
-        zero if problem.assigned_mass is None else xp.any(beyond),
-        *_scale_facts(problem, masses),
-        *spread,
-    ]
-    # Where looking costs a wait, the whole survey travels with the first look.
     dense = isinstance(problem.scores, DenseScores)
-    survey = _Survey(problem, clusters) if dense and not ops.on_host else None
-    first, last, least_sample, least_cluster, furthest, any_starved, any_beyond, lightest, heaviest, low, high, *found = (
-        ops.facts([*facts, *(survey.facts(spread) if survey else [])])
-    )
-    finite = math.isfinite(low) and math.isfinite(high)
+    survey = _Survey(problem, clusters) if dense else None
+    seen = survey.seen() if survey is not None else None
+    facts: dict[str, Array] = {}
+    if ids is not None and seen is None:
+        facts |= {"first": xp.min(ids), "last": xp.max(ids)}
+    if masses is not None:
+        facts["least sample"] = _least(problem, masses)
+        facts["lightest"], facts["heaviest"] = _scale_facts(problem, masses)
+    wanted = totals if problem.assigned_mass is None else problem.assigned
+    sums = xp.sum(clusters, axis=-1) if given is not None else wanted
+    if given is not None:
+        starved = xp.any((sums == 0) & (totals > 0))
+        facts |= {"least cluster": _least(problem, clusters), "starved": starved}
+        if problem.n_problems:
+            facts["furthest"] = xp.max(_apart(problem, wanted, sums))
+    if problem.assigned_mass is not None:
+        facts["beyond"] = xp.any(_out_of_bounds(problem, wanted, totals))
+    if seen is None:
+        facts["low"], facts["high"] = problem.scores.range_facts()
+        if survey is not None and not ops.on_host:  # where looking costs a wait, the whole survey travels with the first look
+            facts |= survey.facts()
+    else:
+        facts["seen"] = seen  # last: it is several
+    values = ops.facts(list(facts.values())) if facts else []
+    found = dict(zip(facts, values, strict=False))
+    if seen is not None:
+        found |= dict(zip(_SEEN, values[len(facts) - 1 :], strict=True))
+    return _judged(problem, clusters, totals, given, found, survey, (wanted, sums))
 
-    if problem.n_groups is not None and ids is not None and (first < 0 or last >= problem.n_groups):
+
+def _judged(
+    problem: Problem,
+    clusters: Array,
+    totals: Array,
+    given: str | None,
+    found: dict[str, float],
+    survey: _Survey | None,
+    sides: tuple[Array, Array],
+) -> tuple[bool, tuple[float, float] | None]:
+    """Raise for what was found; else what :func:`check_values` returns."""
+    ops, xp = problem.ops, problem.ops.xp
+    wanted, sums = sides
+    low, high = found["low"], found["high"]
+    finite = math.isfinite(low) and math.isfinite(high) and not found.get("too large")
+    if found.get("bad ids", 0.0) or found.get("first", 0) < 0 or found.get("last", -1) >= (problem.n_groups or 0):
+        first, last = ops.facts([xp.min(problem.groups), xp.max(problem.groups)])
         raise ValueError(f"groups must lie in [0, {problem.n_groups}), got ids from {int(first)} to {int(last)}")
-    for name, least in (("sample_mass", least_sample), (given or "cluster_mass", least_cluster)):
+    for name, least in (("sample_mass", found.get("least sample", 1.0)), (given or "", found.get("least cluster", 1.0))):
         if not least >= 0:
             raise ValueError(f"{name} must be finite and not negative, got {'NaN or infinity' if least != least else least}")
-    _check_scale(problem, lightest, heaviest)
+    _check_scale(problem, found.get("lightest", 1.0), found.get("heaviest", 1.0))
     if not finite:
-        if dense and survey is None:
-            survey = _Survey(problem, clusters)
-            found = ops.facts(survey.facts(spread))
-        if survey is None or found[4]:
+        if survey is not None and "bad" not in found:
+            names = survey.facts()
+            found |= dict(zip(names, ops.facts(list(names.values())), strict=True))
+        if survey is None or found["too large"]:
             problem.scores.raise_not_finite()
-    if survey is not None and found[0]:
+    if survey is not None and found.get("bad"):
         survey.raise_bad_score()
-    if any_beyond:
-        _raise_beyond(problem, beyond, wanted, totals)
+    if found.get("beyond"):
+        _raise_beyond(problem, _out_of_bounds(problem, wanted, totals), wanted, totals)
     # What the rows of other ranks decide is checked when they are joined (otcluster.sharding).
-    if given == "cluster_mass" and not problem.sharded and not furthest <= agreement(problem):
+    if given == "cluster_mass" and not problem.sharded and not found.get("furthest", 0.0) <= agreement(problem):
         check_totals(problem, wanted, sums, agreement(problem))
-    if any_starved:
-        raise InfeasibleError(
-            f"cluster_share closes every cluster{_place(problem, _first(problem, starved))}, but there are samples to assign"
-        )
+    if found.get("starved"):
+        place = _place(problem, _first(problem, (sums == 0) & (totals > 0)))
+        raise InfeasibleError(f"cluster_share closes every cluster{place}, but there are samples to assign")
     bounds = (low, high) if finite else problem.scores.known_bounds
-    if survey is None:
+    if survey is None or "bad" not in found:
         return False, bounds
-    if found[2] or (found[3] and problem.cluster_side is None and not problem.sharded):
+    lost_columns = found["lost columns"] and problem.cluster_side is None and not problem.sharded
+    if found["lost rows"] or lost_columns:
         survey.raise_unreachable()
-    return bool(found[1]), bounds
+    return bool(found["forbidden"]), bounds
 
 
 def check_assigned(problem: Problem, wanted: Array, totals: Array, tolerance: float) -> None:
@@ -114,6 +133,11 @@ def check_assigned(problem: Problem, wanted: Array, totals: Array, tolerance: fl
 
 def _beyond(wanted: Array, totals: Array, tolerance: float) -> Array:
     return ~((wanted > 0) | ((wanted == 0) & (totals == 0))) | ~(wanted <= (1 + tolerance) * totals)
+
+
+def _out_of_bounds(problem: Problem, wanted: Array, totals: Array) -> Array:
+    # Of a sharded problem these are the totals of one rank, which say nothing of what all may be asked for.
+    return ~(wanted >= 0) if problem.sharded else _beyond(wanted, totals, agreement(problem))
 
 
 def _raise_beyond(problem: Problem, beyond: Array, wanted: Array, totals: Array) -> None:
@@ -186,47 +210,52 @@ def _check_scale(problem: Problem, lightest: float, heaviest: float) -> None:
         )
 
 
+_SEEN = ("low", "high", "bad", "forbidden", "lost rows", "lost columns", "too large", "bad ids")
+
+
 class _Survey:
     """What a full look at an array of scores finds: bad values, forbidden pairs, rows and columns without any pair."""
 
     def __init__(self, problem: Problem, clusters: Array) -> None:
         self.problem, self.clusters = problem, clusters
 
-    def facts(self, spread: tuple[Array, Array]) -> list[Array]:
-        """Whether there are bad scores, forbidden pairs, rows and columns without any pair, scores that are too large.
-
-        Args:
-            spread: Bounds of the scores, as :meth:`Scores.range_facts` has them.
-        """
-        problem, ops, xp = self.problem, self.problem.ops, self.problem.ops.xp
-        scores = xp.reshape(problem.scores.given, self._shape)  # type: ignore[attr-defined]
+    def seen(self) -> Array | None:
+        """What a kernel sees in one look, as :data:`_SEEN` has it; None where there is none, or no score."""
+        problem, ops = self.problem, self.problem.ops
+        if 0 in self._shape or not ops.may_have_kernels:
+            return None
+        scores = ops.xp.reshape(problem.scores.given, self._shape)  # type: ignore[attr-defined]
         weights = problem.weights if problem.is_weighted else None
-        kernels = None if 0 in self._shape else ops.survey_kernels([scores, *([] if weights is None else [weights])])
+        kernels = ops.survey_kernels([scores, *([] if weights is None else [weights])])
         if kernels is None:
-            return [xp.any(each) for each in (self.bad, ~self._allowed, self.lost_rows, self._lost_columns, self._too_large)]
-        limit = problem.scores.limit  # type: ignore[attr-defined]
-        flags = kernels.survey(scores, weights, self.clusters, problem.totals, problem.groups, *spread, limit)
-        lost = 0 if problem.assigned_mass is not None else 1
-        return [flags[0], flags[1], flags[2] * lost, flags[3], flags[4]]
+            return None
+        limit, strict = problem.scores.limit, problem.assigned_mass is None  # type: ignore[attr-defined]
+        found: Array = kernels.survey(scores, weights, self.clusters, problem.totals, problem.groups, limit, strict)
+        return found
+
+    def facts(self) -> dict[str, Array]:
+        """Whether there are bad scores, forbidden pairs, rows and columns without any pair, scores that are too large."""
+        found = (self.bad, ~self._allowed, self.lost_rows, self._lost_columns, self._too_large)
+        return dict(zip(_SEEN[2:], (self.problem.ops.xp.any(each) for each in found), strict=False))
 
     @property
     def _shape(self) -> tuple[int, int, int]:
         return (math.prod(self.problem.scores.batch_shape), self.problem.n_samples, self.problem.n_clusters)
 
-    @functools.cached_property
+    @lazy
     def _values(self) -> Array:
         return self.problem.ops.xp.reshape(self.problem.scores.values, self._shape)  # type: ignore[attr-defined]
 
-    @functools.cached_property
+    @lazy
     def bad(self) -> Array:
         """Which scores are NaN or +inf."""
         return self.problem.ops.xp.isnan(self._values) | (self._values == float("inf"))
 
-    @functools.cached_property
+    @lazy
     def _allowed(self) -> Array:
         return self._values > -float("inf")
 
-    @functools.cached_property
+    @lazy
     def lost_rows(self) -> Array:
         """Which samples with mass may join no open cluster, (batches, n)."""
         problem, xp = self.problem, self.problem.ops.xp
@@ -237,7 +266,7 @@ class _Survey:
         spread = xp.take(self.clusters, problem.groups, axis=0)[None, :, :] if grouped else self.clusters[:, None, :]
         return weighted & ~xp.any(self._allowed & (spread > 0), axis=-1)
 
-    @functools.cached_property
+    @lazy
     def reached(self) -> Array:
         """Which clusters some sample with mass may join, (n_problems, k)."""
         problem, ops, xp = self.problem, self.problem.ops, self.problem.ops.xp
@@ -246,7 +275,7 @@ class _Survey:
             return xp.any(reached, axis=-2)
         return ops.segment_sum(ops.cast(reached[0, ...], ops.wide), problem.groups, problem.n_problems) > 0
 
-    @functools.cached_property
+    @lazy
     def _lost_columns(self) -> Array:
         return (self.clusters > 0) & ~self.reached & (self.problem.totals > 0)[:, None]
 

@@ -7,8 +7,10 @@ import operator
 from otcluster._ops.generic import BELOW, Array
 from otcluster.fused import NATS_BELOW, Terms, fused_passes
 from otcluster.on_device import device_passes, takes_half_rounds
-from otcluster.passes import fold, plan_columns, representable, room_for, small_range, summed_rows, tiles
+from otcluster.on_device_points import point_passes
+from otcluster.passes import fold, plan_columns, room_for, summed_rows, tiles
 from otcluster.problem import Problem
+from otcluster.ranges import representable, small_range
 
 _INFINITY = float("inf")
 
@@ -25,7 +27,8 @@ def first_potential(problem: Problem, epsilon: float) -> Array:
     ops, xp = problem.ops, problem.ops.xp
     epsilon = representable(problem, epsilon)
 
-    bounds = small_range(problem, epsilon)
+    points = point_passes(problem, epsilon)
+    bounds = small_range(problem, epsilon) if points is None else None
     empty = ops.full((problem.n_problems, problem.n_clusters), -_INFINITY, problem.dtype)
     nothing = ops.full(tuple(empty.shape), 0.0, ops.wide)
     fused = fused_passes(problem)
@@ -62,7 +65,7 @@ def first_potential(problem: Problem, epsilon: float) -> Array:
         sums = [xp.exp(ops.cast(each[0] - finite, ops.wide) / epsilon) * each[1] for each in (one, two)]
         return top, sums[0] + sums[1]
 
-    top, sums = fold(problem, read, merge, (empty, nothing))
+    top, sums = fold(problem, read, merge, (empty, nothing)) if points is None else points.first_columns()
     if problem.reducer is not None:
         everywhere = problem.greatest(ops.cast(top, ops.wide))
         (sums,) = problem.summed(merge((top, sums), (everywhere, nothing))[1])
@@ -81,13 +84,16 @@ def raised(problem: Problem, g: Array, columns: Array, epsilon: float) -> Array:
     return _half_round(problem, g if side is None else side.settled(problem.ops.xp, g, problem.clusters), columns, epsilon)
 
 
-def raised_again(problem: Problem, g: Array, epsilon: float) -> Array:
-    """A whole round: a pass at ``g``, and then the clusters' half-round."""
+def after_rounds(problem: Problem, epsilon: float, start: Array | None, count: int) -> Array:
+    """The potential after ``count`` rounds from ``start``, or from the first half-round."""
     kernels = device_passes(problem, epsilon) if takes_half_rounds(problem) else None
     if kernels is not None:
-        return kernels.raised(g)
-    columns, _ = plan_columns(problem, g, epsilon)
-    return raised(problem, g, columns, epsilon)
+        return kernels.rounds(start, count)
+    g = first_potential(problem, epsilon) if start is None else start
+    for _ in range(count):
+        columns, _ = plan_columns(problem, g, epsilon)
+        g = raised(problem, g, columns, epsilon)
+    return g
 
 
 def _half_round(problem: Problem, g: Array, columns: Array, epsilon: float) -> Array:

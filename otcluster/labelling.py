@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from otcluster import passes
 from otcluster._ops.generic import Array
+from otcluster.on_device_points import point_passes
 from otcluster.problem import Problem
 
 
@@ -11,6 +12,9 @@ def nearest(problem: Problem, g: Array) -> tuple[Array, Array]:
     """The best cluster of each sample under ``scores + g``, and its value: (batches, n) both; -1 and -inf without any."""
     ops, xp = problem.ops, problem.ops.xp
     near = ops.cast(g, problem.dtype)
+    kernels = point_passes(problem, 1.0)
+    if kernels is not None:
+        return kernels.nearest(near)
 
     def read(batches: slice, rows: slice, scores: Array) -> tuple[Array, Array]:
         shifted = scores + passes.over_tile(problem, batches, rows, near)

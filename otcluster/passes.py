@@ -17,12 +17,12 @@ from typing import Any
 from otcluster._ops.generic import BELOW, Array
 from otcluster.fused import Terms, fused_passes
 from otcluster.on_device import device_passes
+from otcluster.on_device_points import FEW_SCORES, are_few, point_passes, takes_points
 from otcluster.problem import Problem
+from otcluster.ranges import representable, small_range
 from otcluster.scores import DenseScores
 
 _INFINITY = float("inf")
-_SAFE_RANGE = (44.0, 400.0)  # of scores / epsilon, in float32 and float64
-_FEW_SCORES = 1 << 20
 
 
 def tiles(problem: Problem, *, whole: bool = False) -> Iterator[tuple[slice, slice, Array]]:
@@ -46,11 +46,11 @@ def tiles(problem: Problem, *, whole: bool = False) -> Iterator[tuple[slice, sli
 
 def held(problem: Problem) -> Problem:
     """The same problem with its scores formed once, where they are few enough that forming them anew each round is waste."""
+    if isinstance(problem.scores, DenseScores):
+        return problem
     # A pass holds a tile anyway.
-    rows, few = problem.weights.shape[0] * problem.n_samples, max(_FEW_SCORES, problem.ops.tile_elements)
-    if problem.scores.memory is not None:
-        few = min(few, problem.scores.tile_shape(None)[1] * problem.n_clusters)
-    if isinstance(problem.scores, DenseScores) or not 0 < rows <= few // problem.n_clusters:
+    few = are_few(problem, max(FEW_SCORES, problem.ops.tile_elements))
+    if not few or takes_points(problem):
         return problem
     scores = _gather(problem, lambda batches, rows, scores: scores, (problem.n_clusters,), problem.dtype)
     return problem.with_scores(problem.ops.xp.reshape(scores, (*problem.sample_shape, problem.n_clusters)))
@@ -65,7 +65,7 @@ def plan_columns(
         The sums, (n_problems, k), and the mass of samples that no cluster may take, (n_problems,); both wide.
     """
     ops, xp = problem.ops, problem.ops.xp
-    kernels = device_passes(problem, epsilon) if look is None else None
+    kernels = (device_passes(problem, epsilon) or point_passes(problem, epsilon)) if look is None else None
     if kernels is not None:
         return problem.summed(*kernels.plan_columns(g))
     fused = fused_passes(problem) if look is None else None
@@ -107,6 +107,9 @@ def column_error(problem: Problem, g: Array, columns: Array, lost: Array, epsilo
 def sample_potential(problem: Problem, g: Array, epsilon: float) -> Array:
     """f, (batches, n): the potential of the samples under which the rows are exact. -inf for zero mass."""
     ops, xp = problem.ops, problem.ops.xp
+    kernels = point_passes(problem, epsilon)
+    if kernels is not None:
+        return kernels.sample_potential(g)
     kernel_of = _kernel(problem, g, epsilon)
     epsilon = representable(problem, epsilon)
 
@@ -157,7 +160,7 @@ def tile_plan(
 
 def plan_labels(problem: Problem, g: Array, epsilon: float) -> Array:
     """The largest entry of each row of the plan, (batches, n); -1 for a sample that may join no cluster."""
-    kernels = device_passes(problem, epsilon)
+    kernels = device_passes(problem, epsilon) or point_passes(problem, epsilon)
     if kernels is not None:
         return kernels.labels(g)
     ops, xp = problem.ops, problem.ops.xp
@@ -172,22 +175,6 @@ def plan_labels(problem: Problem, g: Array, epsilon: float) -> Array:
         return xp.where(top > -_INFINITY, largest, xp.full_like(largest, -1))
 
     return _gather(problem, read, (), ops.integer)
-
-
-def representable(problem: Problem, epsilon: float) -> float:
-    """The strength, or the least that the dtype knows."""
-    return max(epsilon, float(problem.ops.xp.finfo(problem.dtype).smallest_normal))
-
-
-def small_range(problem: Problem, epsilon: float) -> tuple[float, float] | None:
-    """Bounds of the scores if ``exp(scores / epsilon)`` is in no danger, whatever the potentials."""
-    if problem.bounds is None:
-        return None
-    low, high = problem.bounds
-    # The cluster with the largest g gives each row an entry of at least exp(low - high): row sums stay far from underflow, and
-    # masses divided by them from overflow. Scores that are large beside their range would lose digits when they are multiplied.
-    safe = (high - low) / epsilon <= _SAFE_RANGE[problem.dtype == problem.ops.xp.float64]
-    return problem.bounds if safe and max(abs(low), abs(high)) <= 2 * (high - low) else None
 
 
 def is_scaled(problem: Problem, epsilon: float) -> bool:

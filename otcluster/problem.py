@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import itertools
 import math
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from otcluster._ops import GenericOps
 from otcluster._ops.generic import Array
+from otcluster._ops.lazy import lazy
 from otcluster.checks import InfeasibleError, agreement, check_values
 from otcluster.masses import RelaxedKL, relaxed_side
 from otcluster.scores import DenseScores, PointScores, Scores
@@ -60,8 +60,6 @@ class Problem:
     """
 
     scores: Scores
-    sample_mass: Array
-    """(..., n), in the dtype of the answer."""
     assigned_mass: Array | None
     """What the clusters share, one number per problem in the dtype of the answer; None where that is everything."""
     cluster_side: RelaxedKL | None
@@ -72,14 +70,8 @@ class Problem:
     """The caller's own arrays, by argument."""
     versions: dict[str, int | None]
     """How often each was changed in place, where its library counts."""
-    weights: Array
-    """Sample masses as passes read them: (batches, n)."""
     clusters: Array
     """Cluster masses as passes read them: (n_problems, k), in the wide dtype, with the totals that are assigned."""
-    totals: Array
-    """Mass of the samples of each problem: (n_problems,), in the wide dtype."""
-    assigned: Array
-    """What the clusters share of it."""
     has_forbidden: bool | None
     """Whether any pair is forbidden; None if nobody looked."""
     bounds: tuple[float, float] | None
@@ -136,31 +128,31 @@ class Problem:
         versions = {name: ops.version(value) for name, value in given.items() if ops.owns(value)}
         self._set(scores=source, groups=ids, n_groups=count, given=given, versions=versions, n_everywhere=source.n_samples)
 
-        # The totals of the two sides are compared as they were given, before the dtype of the answer rounds them.
-        exact = self._exact_masses()
-        given_totals = self._totals(exact)
-        weights = ops.copy(ops.cast(exact, source.dtype)) if self.is_weighted else exact
-        self._set(sample_mass=xp.reshape(weights, self.sample_shape), weights=weights)
-        self._set(totals=self._totals(weights) if self.is_weighted else given_totals)
-        self._set(assigned=self.totals, assigned_mass=None)
+        self._set(has_forbidden=None, bounds=source.known_bounds, assigned_mass=None)
+        if self.is_weighted:
+            # The totals of the two sides are compared as they were given, before the dtype of the answer rounds them.
+            exact = self._exact_masses()
+            given_totals = self._totals(exact)
+            self._set(weights=ops.copy(ops.cast(exact, source.dtype)))
         if assigned_mass is not None:
             shared = self.asked_assigned()
             self._set(assigned_mass=ops.cast(xp.reshape(shared, self.problem_shape), source.dtype), assigned=shared)
-
-        self._set(has_forbidden=None, bounds=source.known_bounds)
-        if not (check and ops.may_check) and self.has_equal_clusters and assigned_mass is None:
-            self._set(clusters=self._equal_shares())
-            return
-        clusters, name = self.asked_clusters()
-        self._set(closed=clusters == 0)
+        is_plain = self.has_equal_clusters and assigned_mass is None
+        clusters, name = (self._equal_shares(), None) if is_plain else self.asked_clusters()
+        self._set(clusters=clusters)
+        if not is_plain:
+            self._set(closed=clusters == 0)
         if check and ops.may_check:
             try:
-                has_forbidden, bounds = check_values(self, exact, given_totals, clusters, name)
+                masses, totals = (exact, given_totals) if self.is_weighted else (None, self.totals)
+                has_forbidden, bounds = check_values(self, masses, totals, clusters, name)
                 self._set(has_forbidden=has_forbidden, bounds=bounds)
             except ValueError as error:
                 if not self.sharded:
                     raise
                 self._set(fault=error)
+        if is_plain:
+            return
         if assigned_mass is not None:
             self.assign(self.assigned, agreement(self))
         self.share(clusters, name)
@@ -197,8 +189,11 @@ class Problem:
 
     def _equal_shares(self) -> Array:
         """What is assigned, shared equally by the clusters: (n_problems, k)."""
+        shape = (self.n_problems, self.n_clusters)
+        if self.groups is None and not self.is_weighted:
+            return self.ops.full(shape, self.n_samples / self.n_clusters, self.ops.wide)
         xp = self.ops.xp
-        return xp.broadcast_to((self.assigned / self.n_clusters)[:, None], (self.n_problems, self.n_clusters)) + 0.0
+        return xp.broadcast_to((self.assigned / self.n_clusters)[:, None], shape) + 0.0
 
     def _set(self, **values: Any) -> None:
         for name, value in values.items():
@@ -236,7 +231,27 @@ class Problem:
         """Whether no masses of the clusters were given."""
         return "cluster_mass" not in self.given and "cluster_share" not in self.given
 
-    @functools.cached_property
+    @lazy
+    def weights(self) -> Array:
+        """Sample masses as passes read them: (batches, n)."""
+        return self._exact_masses()
+
+    @lazy
+    def sample_mass(self) -> Array:
+        """(..., n), in the dtype of the answer."""
+        return self.ops.xp.reshape(self.weights, self.sample_shape)
+
+    @lazy
+    def totals(self) -> Array:
+        """Mass of the samples of each problem: (n_problems,), in the wide dtype."""
+        return self._totals(self.weights if self.is_weighted or self.groups is not None else None)
+
+    @lazy
+    def assigned(self) -> Array:
+        """What the clusters share of it."""
+        return self.totals
+
+    @lazy
     def sorted_rows(self) -> tuple[Array, Array]:
         """The rows of a grouped problem sorted by group, (n,), and where each group begins there, (n_groups + 1,)."""
         xp, ops = self.ops.xp, self.ops
@@ -244,13 +259,13 @@ class Problem:
         order = xp.argsort(self.groups, stable=True)
         return order, ops.cast(xp.searchsorted(xp.take(self.groups, order), ops.arange(self.n_problems + 1)), ops.integer)
 
-    @functools.cached_property
+    @lazy
     def cluster_mass(self) -> Array:
         """(..., k) or (n_groups, k), in the dtype of the answer."""
         shape = (*self.problem_shape, self.n_clusters)
         return self.ops.cast(self.ops.xp.reshape(self.clusters, shape), self.dtype)
 
-    @functools.cached_property
+    @lazy
     def closed(self) -> Array:
         """Which clusters the caller closed, by giving them no mass: (n_problems, k)."""
         return self.clusters != self.clusters
@@ -339,7 +354,7 @@ class Problem:
         except (ValueError, RuntimeError):
             raise ValueError(f"{name} must have shape {shape}, got {tuple(array.shape)}") from None
 
-    def _totals(self, weights: Array) -> Array:
+    def _totals(self, weights: Array | None) -> Array:
         ops, xp = self.ops, self.ops.xp
         if self.groups is None and not self.is_weighted:
             return ops.full((self.n_problems,), float(self.n_samples), ops.wide)

@@ -5,7 +5,6 @@ A source of scores hands out *tiles* of shape (batches, rows, clusters). Whoever
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, Literal, Protocol, TypeAlias, get_args
@@ -14,6 +13,7 @@ import numpy as np
 
 from otcluster._ops import GenericOps, select
 from otcluster._ops.generic import Array
+from otcluster._ops.lazy import lazy
 
 Metric: TypeAlias = Literal["dot", "cosine", "sqeuclidean"]
 _TILES_AT_ONCE = 32  # what a backward pass makes of a tile, much of it in float64, takes up to so many times its size
@@ -109,7 +109,7 @@ class DenseScores:
         *batch, self.n_samples, self.n_clusters = (int(size) for size in values.shape)
         self.batch_shape = tuple(batch)
 
-    @functools.cached_property
+    @lazy
     def values(self) -> Array:
         """The scores in the dtype to compute in."""
         with self.ops.quiet():
@@ -193,6 +193,9 @@ class PointScores:
         >>> points.n_samples, points.n_clusters
         (1, 2)
     """
+
+    laid: Any = None
+    """What kernels read in place of the arrays, made by the first that does (:mod:`otcluster.on_device_points`)."""
 
     def __init__(self, x: Array, centroids: Array, *, metric: Metric = "dot", memory: int | None = None) -> None:
         self.ops = select(x, "x")

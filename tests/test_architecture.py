@@ -21,7 +21,7 @@ FLOORS = [
     ("_kernels",),
     ("_ops",),
     ("scores", "checks", "masses", "problem", "distributed", "sharding", "new_samples"),
-    ("fused", "on_device", "passes", "half_rounds", "labelling", "curvature", "feasibility"),
+    ("fused", "ranges", "on_device", "on_device_points", "passes", "half_rounds", "labelling", "curvature", "feasibility"),
     ("balancing",),
     ("plans", "adjoint", "prices", "gradients", "assignment", "priced", "partial"),
     ("solvers",),

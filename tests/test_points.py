@@ -66,7 +66,7 @@ def test_small_tiles_change_nothing(monkeypatch, ops):
         self.tile_elements = 64
 
     monkeypatch.setattr(ops, "__init__", small)
-    monkeypatch.setattr("otcluster.passes._FEW_SCORES", 0)
+    monkeypatch.setattr("otcluster.passes.FEW_SCORES", 0)
     tiled = otc.sinkhorn_knopp(otc.PointScores(lay(x), lay(c), metric="cosine"))
     np.testing.assert_allclose(to_numpy(tiled.plan()), to_numpy(whole.plan()), atol=1e-13)
     np.testing.assert_array_equal(to_numpy(tiled.labels()), to_numpy(whole.labels()))

@@ -20,7 +20,8 @@ ABOUT = (
     """\
 Times are between events on the device, medians of turns after a warm-up, and memory is that of torch's allocator.
 `SinkhornKnopp` at epsilon 0.05 beside the rounds that SwAV and DINOv2 paste, on float32 as those have it (bfloat16 scores
-are lifted first); `torch.compile` makes one graph of either. *Unchecked* is with `check_values=False`: nothing is known of
+are lifted first); `torch.compile` makes one graph of either. *As CUDA graphs* the host does nothing but to start them: that is
+what the kernels cost, and the rest is what Python costs. *Unchecked* is with `check_values=False`: nothing is known of
 the scores then, and rounds are those of the log form. `LogSinkhorn` goes to a tolerance beside plain rounds in the log
 domain, which look at their error every ten rounds. Error *plan*: the largest difference of a plan entry to the recipe in
 float64; *L1*: that of the plan, both sides together, as a share of the mass. Floor: the scores read once a round and once
@@ -59,6 +60,12 @@ def _three_rounds(place: Place, scores: Tensor, target: float, *, compiled: bool
             lambda: three_rounds(scores.float(), _EPSILON),
             lambda: otc.sinkhorn_knopp(scores, epsilon=_EPSILON).plan(),
             None,
+        ),
+        (
+            "labels, unchecked, both as CUDA graphs",
+            place.replayed(lambda: theirs(scores)),
+            place.replayed(lambda: unchecked(scores)),
+            target,
         ),
     ]
     if compiled:

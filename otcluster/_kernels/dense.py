@@ -243,7 +243,8 @@ def _long_columns(
 
 
 @functools.cache
-def _processors(device: torch.device) -> int:
+def processors(device: torch.device) -> int:
+    """How many multiprocessors there are."""
     return 2 if INTERPRETED else torch.cuda.get_device_properties(device).multi_processor_count
 
 
@@ -259,7 +260,7 @@ class _Passes:
         self.clusters = power(2, widest, self.k)
         self.rows = power(1, max(1, _TILE // self.clusters), self.n)
         self.warps = power(1, 16, self.rows * self.clusters / 512)
-        busy = max(1, _processors(scores.device) * _WAVES // max(self.batches, 1))
+        busy = max(1, processors(scores.device) * _WAVES // max(self.batches, 1))
         if self.long:
             busy = max(1, busy * _COLUMNS // self.k)
         self.parts = max(1, min(busy, -(-self.n // (_ROWS if self.long else self.rows))))
@@ -271,17 +272,14 @@ class _Passes:
     def of_parts(self, *tail: int) -> Tensor:
         return torch.empty((self.batches, self.parts, *tail), dtype=torch.float32, device=self.scores.device)
 
-    def sums(self, g: Tensor) -> tuple[Tensor, Tensor]:
-        """What each part finds: column sums, (batches, parts, k), and the mass that no cluster may take, (batches, parts)."""
-        sums, lost = self.of_parts(self.k), self.of_parts()
+    def sum_up(self, g: Tensor, sums: Tensor, lost: Tensor) -> None:
+        """Write what each part finds: column sums, (batches, parts, k), and the mass that no cluster may take."""
         if self.long:
-            shape = (self.batches, self.n)
-            tops, factors = (torch.empty(shape, dtype=torch.float32, device=self.scores.device) for _ in range(2))
+            tops, factors = torch.empty((2, self.batches, self.n), dtype=torch.float32, device=self.scores.device)
             self.look_at_rows(g, tops, factors, g, g, LABELS=False, PLAN=False)
             self.add_columns(g, tops, factors, sums, sums, lost, FIRST=False)
         else:
             self.over_rows(_columns_part, self.weights, g, sums, lost, **self.sizes, WEIGHTED=self.weighted)
-        return sums, lost
 
     def over_rows(self, kernel: Any, *arguments: Tensor, **options: Any) -> None:
         launch(
@@ -290,7 +288,7 @@ class _Passes:
         )  # fmt: skip
 
     def look_at_rows(self, g: Tensor, tops: Tensor, factors: Tensor, labels: Tensor, out: Tensor, **options: Any) -> None:
-        near, rest = (torch.empty(g.shape, dtype=torch.float32, device=g.device) for _ in range(2))
+        near, rest = torch.empty((2, *g.shape), dtype=torch.float32, device=g.device)
         launch(_parts_of_g, (-(-g.numel() // 1024),), g, near, rest, g.numel(), self.epsilon, C=1024, num_warps=4)
         launch(
             _long_rows, (-(-self.n // _BESIDE), self.batches),
@@ -317,36 +315,43 @@ class _Passes:
 
 
 @operator
-def dense_first(scores: Tensor, weights: Tensor | None, masses: Tensor, epsilon: float, widest: int = WIDEST) -> Tensor:
-    """The first half-round of the clusters.
+def dense_rounds(
+    scores: Tensor,
+    weights: Tensor | None,
+    masses: Tensor,
+    start: Tensor | None,
+    epsilon: float,
+    count: int,
+    widest: int = WIDEST,
+) -> Tensor:
+    """The half-round of the clusters after some rounds.
 
     Args:
         scores: (batches, n, k), contiguous, of a dtype of at most 32 bits.
         weights: Mass of each row, (batches, n), contiguous; None for ones.
         masses: Of the clusters, float64, (batches, k).
+        start: Potential of the clusters to begin with, like ``masses``; None for the first half-round.
         epsilon: Entropic strength.
+        count: Rounds after that.
         widest: From how many clusters on rows are read twice.
 
     Returns:
         g, float64, (batches, k).
     """
     passes = _Passes(scores, weights, epsilon, widest)
-    tops, sums = (passes.of_parts(passes.k) for _ in range(2))
-    if passes.long:
-        passes.add_columns(masses, sums, sums, tops, sums, sums, FIRST=True)
+    sums, other = passes.of_parts(passes.k), passes.of_parts(passes.k if start is None else 1)
+    if start is not None:
+        g = start
+    elif passes.long:
+        passes.add_columns(masses, sums, sums, other, sums, sums, FIRST=True)
+        g = passes.merged(other, sums, masses, masses, FIRST=True, RAISE=True)
     else:
-        passes.over_rows(_first_part, passes.weights, tops, sums, **passes.sizes, WEIGHTED=passes.weighted)
-    return passes.merged(tops, sums, masses, masses, FIRST=True, RAISE=True)
-
-
-@operator
-def dense_raised(
-    scores: Tensor, weights: Tensor | None, masses: Tensor, g: Tensor, epsilon: float, widest: int = WIDEST
-) -> Tensor:
-    """The next half-round of the clusters, after ``g``; the rest as in :func:`dense_first`."""
-    passes = _Passes(scores, weights, epsilon, widest)
-    sums, _ = passes.sums(g)
-    return passes.merged(sums, sums, g, masses, FIRST=False, RAISE=True)
+        passes.over_rows(_first_part, passes.weights, other, sums, **passes.sizes, WEIGHTED=passes.weighted)
+        g = passes.merged(other, sums, masses, masses, FIRST=True, RAISE=True)
+    for _ in range(count):
+        passes.sum_up(g, sums, other)
+        g = passes.merged(sums, sums, g, masses, FIRST=False, RAISE=True)
+    return g if count or start is None else start.clone()
 
 
 @operator
@@ -355,7 +360,8 @@ def dense_columns(
 ) -> tuple[Tensor, Tensor]:
     """Column sums of the plan, (batches, k), and the mass that no cluster may take, (batches,); float64 both."""
     passes = _Passes(scores, weights, epsilon, widest)
-    sums, lost = passes.sums(g)
+    sums, lost = passes.of_parts(passes.k), passes.of_parts()
+    passes.sum_up(g, sums, lost)
     return passes.merged(sums, sums, g, g, FIRST=False, RAISE=False), lost.to(torch.float64).sum(dim=1)
 
 

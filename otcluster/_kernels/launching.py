@@ -29,29 +29,42 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) 
     (torch.library.wrap_triton(kernel) if _traced else kernel)[grid](*arguments, **options)
 
 
-def operator(function: Callable[..., Any]) -> Callable[..., Any]:
+def operator(function: Callable[..., Any] | None = None, *, mutates: tuple[str, ...] = ()) -> Callable[..., Any]:
     """Let torch.compile see ``function``, which launches kernels, as one operator; called without it, it is what it was.
 
-    The dispatcher costs more than the launches of a small problem, so nothing goes through it but what is compiled.
+    The dispatcher costs more than the launches of a small problem, so nothing goes through it but what is compiled. Arguments
+    that kernels write to are named by ``mutates``: torch counts the change, as of its own operations.
     """
-    if INTERPRETED:
-        return function
+    if function is None:
+        return functools.partial(operator, mutates=mutates)
+    plain = function
+    written = [place for place, name in enumerate(inspect.signature(plain).parameters) if name in mutates]
 
-    @functools.wraps(function)
+    @functools.wraps(plain)
+    def counted(*arguments: Any) -> Any:
+        answer = plain(*arguments)
+        torch.autograd.graph.increment_version([arguments[place] for place in written if arguments[place] is not None])
+        return answer
+
+    direct = counted if written else plain
+    if INTERPRETED:
+        return direct
+
+    @functools.wraps(plain)
     def traced(*arguments: Any) -> Any:
         global _traced
         before, _traced = _traced, True
         try:
-            return function(*arguments)
+            return plain(*arguments)
         finally:
             _traced = before
 
-    traced.__signature__ = inspect.signature(function, eval_str=True)  # type: ignore[attr-defined]
-    registered = torch.library.triton_op(f"otcluster::{function.__name__}", traced, mutates_args=())
+    traced.__signature__ = inspect.signature(plain, eval_str=True)  # type: ignore[attr-defined]
+    registered = torch.library.triton_op(f"otcluster::{plain.__name__}", traced, mutates_args=mutates)
 
-    @functools.wraps(function)
+    @functools.wraps(plain)
     def called(*arguments: Any) -> Any:
-        return (registered if torch.compiler.is_compiling() else function)(*arguments)
+        return (registered if torch.compiler.is_compiling() else direct)(*arguments)
 
     return called
 

@@ -18,7 +18,9 @@ from torch.library import triton_op, wrap_triton
 
 from otcluster._kernels import points
 from otcluster._kernels.members_loops import merged_kernel, own_squares_kernel, piece_sums_kernel
-from otcluster._kernels.sides import Side
+from otcluster._kernels.sides import HIGHEST, Side, directions, moved_samples, split, stay
+
+__all__ = ["Side", "assign", "compared", "labels", "own_squares", "rounded_clusters", "segment_sums", "stay"]
 
 PIECE = 512
 """How many samples a program sums at most."""
@@ -44,6 +46,28 @@ def assign(samples: Side, clusters: Side) -> tuple[Tensor, Tensor]:
     return labels, (-(2 * best - samples.shift)).clamp(min=0)
 
 
+def compared(x: Tensor, centre: Tensor | None) -> Side:
+    """Samples (n, d) as :func:`labels` compares them: around ``centre``, (d,) float32, or for None their directions."""
+    if centre is None:
+        return directions(x)
+    return moved_samples(x, centre)
+
+
+def labels(samples: Side, centroids: Tensor, around: Tensor | None) -> Tensor:
+    """The nearest centroid of each sample, (n,) int64: the lowest among equals.
+
+    Args:
+        samples: Of :func:`compared`.
+        centroids: (k, d), float64 or float32, in the coordinates of the samples.
+        around: Where these begin, of samples that :func:`otcluster._kernels.sides.stay`; else None.
+    """
+    wide = centroids.double()
+    shift = -(wide * (wide / 2 if around is None else wide / 2 + around)).sum(1)
+    # One power of two for all, which changes no order: a factor for each cluster would cost a multiplication for each score.
+    up = torch.ldexp(torch.ones_like(shift[:1]), HIGHEST - torch.frexp(wide.abs().amax())[1])
+    return points.nearest(samples, split(wide * up), (shift * up).float())[0]
+
+
 def rounded_clusters(centroids: Tensor, dtype: torch.dtype) -> Side:
     """Centroids (k, d) rounded to the dtype of samples, float16 or bfloat16, for half the negative squared distances.
 
@@ -55,14 +79,24 @@ def rounded_clusters(centroids: Tensor, dtype: torch.dtype) -> Side:
     return Side(rounded[None].contiguous(), None, -lengths / 2)
 
 
-def segment_sums(x: Tensor, labels: Tensor, k: int, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Sums of the samples (n, d) of each label, and how many there are.
+def segment_sums(
+    x: Tensor,
+    labels: Tensor,
+    k: int,
+    weights: Tensor | None = None,
+    *,
+    centre: Tensor | None = None,
+    scale: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Sums of ``(x - centre) * scale`` over the samples (n, d) of each label, and how many there are.
 
     Args:
         x: float16, bfloat16 or float32.
         labels: (n,) whole numbers below ``k``; samples with negative ones are left out.
         k: How many clusters there are.
         weights: (n,) float32, with which each sample counts; None for ones.
+        centre: (d,) float32; None for zeros.
+        scale: (n,) float32; None for ones.
 
     Returns:
         The sums, (k, d) float64, and the weight of each cluster, (k,) float64.
@@ -71,7 +105,7 @@ def segment_sums(x: Tensor, labels: Tensor, k: int, weights: Tensor | None = Non
     if n == 0 or d == 0:
         counts = torch.zeros(k, dtype=torch.float64, device=x.device)
         return torch.zeros((k, d), dtype=torch.float64, device=x.device), counts
-    return _segment_sums(x.contiguous(), labels, weights, k)
+    return _segment_sums(x.contiguous(), labels, weights, centre, scale, k)
 
 
 def own_squares(
@@ -94,7 +128,9 @@ def own_squares(
 
 
 @triton_op("otcluster::points_segment_sums", mutates_args=())
-def _segment_sums(x: Tensor, labels: Tensor, weights: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
+def _segment_sums(
+    x: Tensor, labels: Tensor, weights: Tensor | None, centre: Tensor | None, scale: Tensor | None, k: int
+) -> tuple[Tensor, Tensor]:
     n, d = x.shape
     # A radix sort reads as many bits as the keys have.
     keys, order = labels.to(torch.int16 if k <= _SHORT else torch.int32).sort(stable=True)
@@ -109,8 +145,10 @@ def _segment_sums(x: Tensor, labels: Tensor, weights: Tensor | None, k: int) -> 
     sums = torch.empty((k, d), dtype=torch.float64, device=x.device)
     across = triton.cdiv(d, width)
     wrap_triton(piece_sums_kernel)[(n_pieces, across)](
-        x, order, x if weights is None else weights, bounds, pieces, masses, d,
-        HAS_WEIGHTS=weights is not None, ROWS=ROWS, WIDTH=width, num_warps=4,
+        x, order, x if weights is None else weights, x if centre is None else centre, x if scale is None else scale,
+        bounds, pieces, masses, d,
+        HAS_WEIGHTS=weights is not None, HAS_CENTRE=centre is not None, HAS_SCALE=scale is not None,
+        ROWS=ROWS, WIDTH=width, num_warps=4,
     )  # fmt: skip
     wrap_triton(merged_kernel)[(k, across)](pieces, firsts, sums, d, ROWS=16, WIDTH=width, num_warps=4)
     if weights is None:

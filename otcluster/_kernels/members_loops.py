@@ -7,8 +7,9 @@ import triton.language as tl
 
 @triton.jit
 def piece_sums_kernel(
-    x, order, weights, bounds, sums, masses, D, HAS_WEIGHTS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr
-):
+    x, order, weights, centre, scale, bounds, sums, masses, D,
+    HAS_WEIGHTS: tl.constexpr, HAS_CENTRE: tl.constexpr, HAS_SCALE: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
     """Sums of the rows of each piece of the samples in the order of their labels, some dimensions in a program."""
     piece = tl.program_id(0).to(tl.int64)
     dims = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
@@ -16,6 +17,8 @@ def piece_sums_kernel(
     last = tl.load(bounds + piece + 1)
     total = tl.zeros((WIDTH,), dtype=tl.float64)
     mass = tl.zeros((ROWS,), dtype=tl.float64)
+    if HAS_CENTRE:
+        middle = tl.load(centre + dims, mask=dims < D, other=0.0)
     for start in range(first, last, ROWS):
         places = start + tl.arange(0, ROWS)
         inside = places < last
@@ -23,6 +26,10 @@ def piece_sums_kernel(
         values = tl.load(
             x + rows[:, None] * D + dims[None, :], mask=inside[:, None] & (dims[None, :] < D), other=0.0
         ).to(tl.float32)  # fmt: skip
+        if HAS_CENTRE:
+            values = tl.where(inside[:, None], values - middle[None, :], 0.0)
+        if HAS_SCALE:
+            values *= tl.load(scale + rows, mask=inside, other=0.0)[:, None]
         if HAS_WEIGHTS:
             weight = tl.load(weights + rows, mask=inside, other=0.0)
             values *= weight[:, None]

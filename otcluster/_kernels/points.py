@@ -17,8 +17,10 @@ import triton
 from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
-from otcluster._kernels.points_loops import columns_kernel, nearest_kernel, rows_kernel
-from otcluster._kernels.sides import Side
+from otcluster._kernels.points_loops import columns_kernel, nearest_kernel, rows_kernel, sums_kernel
+from otcluster._kernels.sides import Side, sides
+
+__all__ = ["Blocks", "Side", "blocks_of", "columns", "nearest", "scaled_sums", "shared_bytes", "sides", "soft_rows"]
 
 _BITS = 1 / math.log(2)
 _HALF = 0.5  # of what a float32 potential lost, in nats: beyond that the scores have no digits left
@@ -37,19 +39,24 @@ class Blocks(NamedTuple):
     stages: int
 
 
-def blocks_of(dtype: torch.dtype, d: int, own_parts: int, other_parts: int) -> Blocks:
-    """The layout for sides of so many parts; vectors that fit beside what is loaded ahead are kept whole."""
-    whole = triton.next_power_of_2(d)
+def blocks_of(dtype: torch.dtype, d: int, own_parts: int, other_parts: int, nearest: bool = False) -> Blocks:
+    """The layout for sides of so many parts; vectors that fit beside what is loaded ahead are kept whole.
+
+    Who looks for the nearest keeps three numbers for each place of a block in registers, the others one.
+    """
+    whole, parts = triton.next_power_of_2(d), own_parts + other_parts
     if dtype == torch.float32:
         return Blocks(128, 64, min(whole, 32), 8, 2)
-    tight = whole - d <= d // 4
-    if tight and whole <= 128 and max(own_parts, other_parts) == 1:
-        return Blocks(128, 128, whole, 8, 2 if whole == 128 else 3)
-    if tight and whole <= 128:
-        return Blocks(128, 64 if own_parts + other_parts == 4 else 128, whole, 8, 2)
-    if tight and whole == 256 and own_parts + other_parts == 2:
-        return Blocks(128, 64, whole, 8, 2)
-    return Blocks(128, 128, 64 if own_parts + other_parts < 4 else 32, 8, 3)
+    if whole - d <= d // 4 and whole <= 128:
+        if nearest and parts < 4:
+            return Blocks(128, 64, whole, 8 if parts == 2 else 4, 2)
+        if not nearest and parts == 2:
+            return Blocks(128, 128, whole, 8, 2 if whole == 128 else 3)
+        if not nearest:
+            return Blocks(128, 64 if parts == 4 else 128, whole, 8, 2)
+    if nearest:
+        return Blocks(128, 128, 64, 8, 3 if parts < 4 else 2)
+    return Blocks(128, 256, 64 if parts == 2 else 32, 8, 3)
 
 
 def shared_bytes(blocks: Blocks, d: int, own_parts: int, other_parts: int) -> int:
@@ -72,11 +79,11 @@ def _read(side: Tensor) -> Tensor:
     return side.float() if side.dtype == torch.bfloat16 and side.device.type == "cpu" else side
 
 
-def _layout(own: Tensor, other: Tensor) -> tuple[tuple[int, int], int, dict[str, Any]]:
+def _layout(own: Tensor, other: Tensor, nearest: bool = False) -> tuple[tuple[int, int], int, dict[str, Any]]:
     """The grid, how many of the others a span has, and what the kernels take by name."""
     (own_parts, n_own, d), (other_parts, n_other, _) = own.shape, other.shape
     processors, shared = _device(own.device)
-    blocks = blocks_of(own.dtype, d, own_parts, other_parts)
+    blocks = blocks_of(own.dtype, d, own_parts, other_parts, nearest)
     if shared_bytes(blocks, d, own_parts, other_parts) + _MORE > shared:
         blocks = Blocks(128, 64, 32, 8, 2)
     across = triton.cdiv(n_own, blocks.own)
@@ -93,7 +100,7 @@ def _layout(own: Tensor, other: Tensor) -> tuple[tuple[int, int], int, dict[str,
 
 @triton_op("otcluster::points_rows", mutates_args=())
 def _rows(
-    own: Tensor, own_factor: Tensor | None, other: Tensor, other_factor: Tensor, near: Tensor, after: Tensor | None,
+    own: Tensor, own_factor: Tensor | None, other: Tensor, other_factor: Tensor | None, near: Tensor, after: Tensor | None,
     inverse: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     own, other = _read(own), _read(other)
@@ -102,8 +109,9 @@ def _rows(
     tops = torch.empty((grid[1], n), dtype=torch.float32, device=own.device)
     totals = torch.empty((grid[1], n), dtype=torch.float64, device=own.device)
     wrap_triton(rows_kernel)[grid](
-        own, _or(own_factor, near), other, other_factor, near, _or(after, near), tops, totals, n, k, span,
-        inverse=inverse, HAS_FACTOR=own_factor is not None, HAS_AFTER=after is not None, **names,
+        own, _or(own_factor, near), other, _or(other_factor, near), near, _or(after, near), tops, totals, n, k, span,
+        inverse=inverse, HAS_FACTOR=own_factor is not None, HAS_OTHER=other_factor is not None, HAS_AFTER=after is not None,
+        **names,
     )  # fmt: skip
     if grid[1] == 1:
         return tops[0], totals[0]
@@ -114,33 +122,35 @@ def _rows(
 
 @triton_op("otcluster::points_columns", mutates_args=())
 def _columns(
-    own: Tensor, own_factor: Tensor, other: Tensor, other_factor: Tensor, near: Tensor, tops: Tensor, weights: Tensor,
-    inverse: float,
+    own: Tensor, own_factor: Tensor | None, other: Tensor, other_factor: Tensor | None, near: Tensor, tops: Tensor,
+    weights: Tensor, inverse: float,
 ) -> Tensor:  # fmt: skip
     own, other = _read(own), _read(other)
     grid, span, names = _layout(own, other)
     k, n = own.shape[1], other.shape[1]
     totals = torch.empty((grid[1], k), dtype=torch.float64, device=own.device)
     wrap_triton(columns_kernel)[grid](
-        own, own_factor, other, other_factor, near, tops, weights, totals, k, n, span, inverse=inverse, **names
-    )
+        own, _or(own_factor, near), other, _or(other_factor, near), near, tops, weights, totals, k, n, span,
+        inverse=inverse, HAS_FACTOR=own_factor is not None, HAS_OTHER=other_factor is not None, **names,
+    )  # fmt: skip
     return totals[0] if grid[1] == 1 else totals.sum(0)
 
 
 @triton_op("otcluster::points_nearest", mutates_args=())
 def _nearest(
-    own: Tensor, own_factor: Tensor | None, other: Tensor, other_factor: Tensor, near: Tensor, after: Tensor | None,
+    own: Tensor, own_factor: Tensor | None, other: Tensor, other_factor: Tensor | None, near: Tensor, after: Tensor | None,
     inverse: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     own, other = _read(own), _read(other)
-    grid, span, names = _layout(own, other)
+    grid, span, names = _layout(own, other, nearest=True)
     n, k = own.shape[1], other.shape[1]
     labels = torch.empty((grid[1], n), dtype=torch.int64, device=own.device)
     bests = torch.empty((grid[1], n), dtype=torch.float32, device=own.device)
     extras = bests if after is None else torch.empty_like(bests)
     wrap_triton(nearest_kernel)[grid](
-        own, _or(own_factor, near), other, other_factor, near, _or(after, near), labels, bests, extras, n, k, span,
-        inverse=inverse, HAS_FACTOR=own_factor is not None, HAS_AFTER=after is not None, **names,
+        own, _or(own_factor, near), other, _or(other_factor, near), near, _or(after, near), labels, bests, extras, n, k, span,
+        inverse=inverse, HAS_FACTOR=own_factor is not None, HAS_OTHER=other_factor is not None, HAS_AFTER=after is not None,
+        **names,
     )  # fmt: skip
     values = bests.double()
     if after is not None:
@@ -149,6 +159,41 @@ def _nearest(
         return labels[0], values[0]
     part = values.argmax(0, keepdim=True)
     return labels.gather(0, part)[0], values.gather(0, part)[0]
+
+
+@triton_op("otcluster::points_sums", mutates_args=())
+def _sums(
+    own: Tensor, own_factor: Tensor | None, own_offset: Tensor | None, other: Tensor, other_factor: Tensor | None,
+    offset: Tensor, inverse: float,
+) -> Tensor:  # fmt: skip
+    own, other = _read(own), _read(other)
+    grid, span, names = _layout(own, other)
+    n, k = own.shape[1], other.shape[1]
+    totals = torch.empty((grid[1], n), dtype=torch.float64, device=own.device)
+    wrap_triton(sums_kernel)[grid](
+        own, _or(own_factor, offset), _or(own_offset, offset), other, _or(other_factor, offset), offset, totals, n, k, span,
+        inverse=inverse, HAS_FACTOR=own_factor is not None, HAS_OTHER=other_factor is not None,
+        HAS_OFFSET=own_offset is not None, **names,
+    )  # fmt: skip
+    return totals[0] if grid[1] == 1 else totals.sum(0)
+
+
+def scaled_sums(own: Side, other: Side, offset: Tensor, epsilon: float) -> Tensor:
+    """Sums over the vectors of ``other`` of ``exp(score / epsilon + offset)``: (own.count,) float64.
+
+    For scores of so small a range that no exponent overflows, and the largest of each sum does not vanish: without the
+    maximum of each row, half of the work on a score is left out.
+
+    Args:
+        offset: (other.count,) float64, in nats; -inf leaves a vector out.
+        epsilon: A positive number.
+    """
+    if own.count == 0 or other.count == 0:
+        return _full(own, 0.0)
+    if other.shift is not None:
+        offset = offset + other.shift / epsilon
+    mine = None if own.shift is None else _bits(own.shift / epsilon)
+    return _sums(own.parts, own.factor, mine, other.parts, other.factor, (offset * _BITS).float(), _BITS / epsilon)
 
 
 def soft_rows(own: Side, other: Side, near: Tensor, after: Tensor | None, epsilon: float) -> tuple[Tensor, Tensor]:
@@ -167,7 +212,7 @@ def soft_rows(own: Side, other: Side, near: Tensor, after: Tensor | None, epsilo
     if own.count == 0 or other.count == 0:
         return _full(own, -math.inf), _full(own, 0.0)
     near, after = _split(other, near, after, epsilon)
-    top, sums = _rows(own.parts, own.factor, other.parts, _factor(other), near, _bits(after), _BITS / epsilon)
+    top, sums = _rows(own.parts, own.factor, other.parts, other.factor, near, _bits(after), _BITS / epsilon)
     return (top.double() if own.shift is None else top.double() + own.shift), sums
 
 
@@ -190,9 +235,9 @@ def columns(
     top = torch.where(top == -math.inf, 0.0, top)  # the exponents are -inf there
     sums = _columns(
         clusters.parts,
-        _factor(clusters),
+        clusters.factor,
         samples.parts,
-        _factor(samples),
+        samples.factor,
         near,
         top,
         weights.float().contiguous(),
@@ -210,7 +255,7 @@ def nearest(own: Side, other: Side, near: Tensor, after: Tensor | None = None, e
     if own.count == 0 or other.count == 0:
         return torch.full((own.count,), -1, dtype=torch.int64, device=own.parts.device), _full(own, -math.inf)
     near, after = _split(other, near, after, epsilon)
-    labels, best = _nearest(own.parts, own.factor, other.parts, _factor(other), near, _bits(after), _BITS / epsilon)
+    labels, best = _nearest(own.parts, own.factor, other.parts, other.factor, near, _bits(after), _BITS / epsilon)
     return labels, (best if own.shift is None else best + own.shift)
 
 
@@ -226,12 +271,6 @@ def _split(side: Side, near: Tensor, after: Tensor | None, epsilon: float) -> tu
 
 def _bits(after: Tensor | None) -> Tensor | None:
     return None if after is None else (after * _BITS).float().contiguous()
-
-
-def _factor(side: Side) -> Tensor:
-    if side.factor is not None:
-        return side.factor
-    return torch.ones(side.count, dtype=torch.float32, device=side.parts.device)
 
 
 def _or(given: Tensor | None, instead: Tensor) -> Tensor:

@@ -65,8 +65,8 @@ def kept(parts, at, size, D: tl.constexpr, PARTS: tl.constexpr, DEPTH: tl.conste
 @triton.jit
 def rows_kernel(
     own_parts, own_factor, other_parts, other_factor, near, after, tops, totals, n_own, n_other, span, n_dims, inverse,
-    D: tl.constexpr, OWN_PARTS: tl.constexpr, OTHER_PARTS: tl.constexpr, HAS_FACTOR: tl.constexpr, HAS_AFTER: tl.constexpr,
-    OWN: tl.constexpr, OTHER: tl.constexpr, DEPTH: tl.constexpr,
+    D: tl.constexpr, OWN_PARTS: tl.constexpr, OTHER_PARTS: tl.constexpr, HAS_FACTOR: tl.constexpr, HAS_OTHER: tl.constexpr,
+    HAS_AFTER: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """Soft maxima: the largest of each row, and the sum of powers of two relative to it, of one span of the others."""
     rows = tl.program_id(0) * OWN + tl.arange(0, OWN)
@@ -89,9 +89,10 @@ def rows_kernel(
         )  # fmt: skip
         if HAS_FACTOR:
             scores = scores * mine[:, None]
-        factor = tl.load(other_factor + other_at)
         potential = tl.load(near + columns, mask=columns < last, other=float("-inf"))
-        scores = scores * factor[None, :] + potential[None, :]
+        if HAS_OTHER:
+            scores = scores * tl.load(other_factor + other_at)[None, :]
+        scores = scores + potential[None, :]
         higher = tl.maximum(top, tl.max(scores, 1))
         base = tl.where(higher == float("-inf"), 0.0, higher)
         exponents = (scores - base[:, None]) * inverse
@@ -107,7 +108,7 @@ def rows_kernel(
 @triton.jit
 def columns_kernel(
     own_parts, own_factor, other_parts, other_factor, near, tops, weights, totals, n_own, n_other, span, n_dims, inverse,
-    D: tl.constexpr, OWN_PARTS: tl.constexpr, OTHER_PARTS: tl.constexpr,
+    D: tl.constexpr, OWN_PARTS: tl.constexpr, OTHER_PARTS: tl.constexpr, HAS_FACTOR: tl.constexpr, HAS_OTHER: tl.constexpr,
     OWN: tl.constexpr, OTHER: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """Sums over the others of ``weight * 2^((score + near - top) * inverse)``, of one span of them."""
@@ -118,7 +119,8 @@ def columns_kernel(
     first = tl.program_id(1) * span
     last = tl.minimum(first + span, n_other)
     own, low = kept(own_parts, own_at, own_size, D, OWN_PARTS, DEPTH)
-    mine = tl.load(own_factor + own_at)
+    if HAS_FACTOR:
+        mine = tl.load(own_factor + own_at)
     potential = tl.load(near + own_at)
     total = tl.zeros((OWN,), dtype=tl.float64)
     for start in range(first, last, OTHER):
@@ -128,10 +130,13 @@ def columns_kernel(
             own, low, own_parts, own_at, own_size, other_parts, other_at, other_size, n_dims,
             D, OWN_PARTS, OTHER_PARTS, OWN, OTHER, DEPTH,
         )  # fmt: skip
-        factor = tl.load(other_factor + other_at)
+        if HAS_OTHER:
+            scores = scores * tl.load(other_factor + other_at)[None, :]
+        if HAS_FACTOR:
+            scores = scores * mine[:, None]
         top = tl.load(tops + other_at)
         weight = tl.load(weights + columns, mask=columns < last, other=0.0)
-        scores = scores * factor[None, :] * mine[:, None] + potential[:, None]
+        scores = scores + potential[:, None]
         total += tl.sum(tl.exp2((scores - top[None, :]) * inverse) * weight[None, :], 1).to(tl.float64)
     tl.store(totals + tl.program_id(1).to(tl.int64) * n_own + rows, total, mask=rows < n_own)
 
@@ -139,8 +144,8 @@ def columns_kernel(
 @triton.jit
 def nearest_kernel(
     own_parts, own_factor, other_parts, other_factor, near, after, labels, bests, extras, n_own, n_other, span, n_dims, inverse,
-    D: tl.constexpr, OWN_PARTS: tl.constexpr, OTHER_PARTS: tl.constexpr, HAS_FACTOR: tl.constexpr, HAS_AFTER: tl.constexpr,
-    OWN: tl.constexpr, OTHER: tl.constexpr, DEPTH: tl.constexpr,
+    D: tl.constexpr, OWN_PARTS: tl.constexpr, OTHER_PARTS: tl.constexpr, HAS_FACTOR: tl.constexpr, HAS_OTHER: tl.constexpr,
+    HAS_AFTER: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """The first of the largest of each row, in one span of the others; -1 where all are closed."""
     rows = tl.program_id(0) * OWN + tl.arange(0, OWN)
@@ -152,9 +157,15 @@ def nearest_kernel(
     own, low = kept(own_parts, own_at, own_size, D, OWN_PARTS, DEPTH)
     if HAS_FACTOR:
         mine = tl.load(own_factor + own_at)
-    best = tl.full((OWN,), float("-inf"), dtype=tl.float32)
-    extra = tl.zeros((OWN,), dtype=tl.float32)
-    label = tl.full((OWN,), -1, dtype=tl.int32)
+    found = tl.program_id(1).to(tl.int64) * n_own + rows
+    if HAS_AFTER:
+        best = tl.full((OWN,), float("-inf"), dtype=tl.float32)
+        label = tl.full((OWN,), -1, dtype=tl.int32)
+        extra = tl.zeros((OWN,), dtype=tl.float32)
+    else:
+        # Each place of the block remembers its own best: rows are looked along once, at the end.
+        bests_of = tl.full((OWN, OTHER), float("-inf"), dtype=tl.float32)
+        starts_of = tl.zeros((OWN, OTHER), dtype=tl.int32)
     for start in range(first, last, OTHER):
         columns = start + tl.arange(0, OTHER)
         other_at = tl.minimum(columns, n_other - 1).to(tl.int64)
@@ -164,12 +175,13 @@ def nearest_kernel(
         )  # fmt: skip
         if HAS_FACTOR:
             scores = scores * mine[:, None]
-        factor = tl.load(other_factor + other_at)
         potential = tl.load(near + columns, mask=columns < last, other=float("-inf"))
-        scores = scores * factor[None, :] + potential[None, :]
-        top = tl.max(scores, 1)
+        if HAS_OTHER:
+            scores = scores * tl.load(other_factor + other_at)[None, :]
+        scores = scores + potential[None, :]
         if HAS_AFTER:
             # What the potentials lost is added where differences are small enough for it to count.
+            top = tl.max(scores, 1)
             base = tl.where(top == float("-inf"), 0.0, top)
             lost = tl.load(after + columns, mask=columns < last, other=0.0)
             scores = (scores - base[:, None]) * inverse + lost[None, :]
@@ -179,13 +191,55 @@ def nearest_kernel(
             whole = tl.where(higher == float("-inf"), 0.0, higher)
             better = (top - whole) * inverse + more > (best - whole) * inverse + extra
             extra = tl.where(better, more, extra)
+            label = tl.where(better, place, label)
+            best = tl.where(better, top, best)
         else:
-            place = tl.min(tl.where(scores == top[:, None], columns[None, :], 2147483647), 1)
-            better = top > best
-        label = tl.where(better, place, label)
-        best = tl.where(better, top, best)
-    found = tl.program_id(1).to(tl.int64) * n_own + rows
-    tl.store(labels + found, label.to(tl.int64), mask=rows < n_own)
-    tl.store(bests + found, best, mask=rows < n_own)
+            higher_here = scores > bests_of
+            starts_of = tl.where(higher_here, start, starts_of)
+            bests_of = tl.where(higher_here, scores, bests_of)
     if HAS_AFTER:
         tl.store(extras + found, extra, mask=rows < n_own)
+    else:
+        best = tl.max(bests_of, 1)
+        places = starts_of + tl.arange(0, OTHER)[None, :]
+        label = tl.min(tl.where(bests_of == best[:, None], places, 2147483647), 1)
+        label = tl.where(best == float("-inf"), -1, label)
+    tl.store(labels + found, label.to(tl.int64), mask=rows < n_own)
+    tl.store(bests + found, best, mask=rows < n_own)
+
+
+@triton.jit
+def sums_kernel(
+    own_parts, own_factor, own_offset, other_parts, other_factor, offset, totals, n_own, n_other, span, n_dims, inverse,
+    D: tl.constexpr, OWN_PARTS: tl.constexpr, OTHER_PARTS: tl.constexpr, HAS_FACTOR: tl.constexpr, HAS_OTHER: tl.constexpr,
+    HAS_OFFSET: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """Sums over the others of ``2^(score * inverse + offset)``, of one span of them, where no exponent is in danger."""
+    rows = tl.program_id(0) * OWN + tl.arange(0, OWN)
+    own_at = tl.minimum(rows, n_own - 1).to(tl.int64)
+    own_size = tl.full((), D, tl.int64) * n_own
+    other_size = tl.full((), D, tl.int64) * n_other
+    first = tl.program_id(1) * span
+    last = tl.minimum(first + span, n_other)
+    own, low = kept(own_parts, own_at, own_size, D, OWN_PARTS, DEPTH)
+    mine = tl.full((OWN,), 1.0, dtype=tl.float32) * inverse
+    if HAS_FACTOR:
+        mine = mine * tl.load(own_factor + own_at)
+    if HAS_OFFSET:
+        my_offset = tl.load(own_offset + own_at)
+    total = tl.zeros((OWN,), dtype=tl.float64)
+    for start in range(first, last, OTHER):
+        columns = start + tl.arange(0, OTHER)
+        other_at = tl.minimum(columns, n_other - 1).to(tl.int64)
+        scores = products_of(
+            own, low, own_parts, own_at, own_size, other_parts, other_at, other_size, n_dims,
+            D, OWN_PARTS, OTHER_PARTS, OWN, OTHER, DEPTH,
+        )  # fmt: skip
+        if HAS_OTHER:
+            scores = scores * tl.load(other_factor + other_at)[None, :]
+        offsets = tl.load(offset + columns, mask=columns < last, other=float("-inf"))
+        exponents = scores * mine[:, None] + offsets[None, :]
+        if HAS_OFFSET:
+            exponents = exponents + my_offset[:, None]
+        total += tl.sum(tl.exp2(exponents), 1).to(tl.float64)
+    tl.store(totals + tl.program_id(1).to(tl.int64) * n_own + rows, total, mask=rows < n_own)

@@ -16,15 +16,17 @@ import torch
 from torch import Tensor
 
 logger = logging.getLogger(__name__)
+_ABSENT = None if importlib.util.find_spec("triton") is not None else "triton is not installed"
 
 
-def takes(what: str, arrays: Sequence[Tensor], objections: Sequence[str | None] = ()) -> bool:
+def takes(what: str, arrays: Sequence[Tensor], objections: Sequence[str | None] = (), *, any_layout: bool = False) -> bool:
     """Whether a kernel does ``what``.
 
     Args:
         what: For the log and for the error.
         arrays: What it would read.
         objections: What else speaks against it, for each reason one text or None.
+        any_layout: Whether arrays are copied first, so that they need not be contiguous.
 
     Raises:
         ValueError: It does not, and ``OTCLUSTER_KERNELS=1`` asks for it.
@@ -36,7 +38,8 @@ def takes(what: str, arrays: Sequence[Tensor], objections: Sequence[str | None] 
         raise ValueError(f"OTCLUSTER_KERNELS must be auto, 0 or 1, got {asked!r}")
     if asked == "0":
         return False
-    reason = next((each for each in (_absent(), *map(_unfit, arrays), *objections) if each is not None), None)
+    unfit = [_unfit(array, any_layout) for array in arrays]
+    reason = next((each for each in (_ABSENT, *unfit, *objections) if each is not None), None)
     if reason is None:
         return True
     if asked == "1":
@@ -51,15 +54,25 @@ def may_be_there(device: torch.device) -> bool:
     return device.type == "cuda" or (device.type == "cpu" and os.environ.get("TRITON_INTERPRET", "0") == "1")
 
 
-@functools.cache
-def _absent() -> str | None:
-    return None if importlib.util.find_spec("triton") is not None else "triton is not installed"
+def unfit_points(x: Tensor, centroids: Tensor) -> str | None:
+    """Why the kernels for points do not take these arrays: a reason, or None where they do.
+
+    Example:
+        >>> unfit_points(torch.zeros(3, 2, dtype=torch.float64), torch.zeros(4, 2))
+        'x is float64, and the kernels take float16, bfloat16 and float32'
+    """
+    for name, array in (("x", x), ("centroids", centroids)):
+        if array.dtype not in (torch.float16, torch.bfloat16, torch.float32):
+            return f"{name} is {str(array.dtype).removeprefix('torch.')}, and the kernels take float16, bfloat16 and float32"
+        if array.ndim != 2:
+            return f"{name} has shape {tuple(array.shape)}, and the kernels take one problem at a time, (count, d)"
+    return None if x.shape[1] else "the vectors have no dimensions"
 
 
-def _unfit(array: Tensor) -> str | None:
+def _unfit(array: Tensor, any_layout: bool) -> str | None:
     if array.dtype == torch.float64:
         return "float64 is computed without kernels"
-    if not array.is_contiguous():
+    if not any_layout and not array.is_contiguous():
         return "an input is not contiguous: call .contiguous() first"
     return None
 

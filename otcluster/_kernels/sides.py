@@ -49,27 +49,11 @@ class Side:
         return int(self.parts.shape[1])
 
 
-def supported(x: Tensor, centroids: Tensor) -> str | None:
-    """Why the kernels for points do not take these arrays: a reason, or None where they do.
-
-    Example:
-        >>> import torch
-        >>> supported(torch.zeros(3, 2, dtype=torch.float64), torch.zeros(4, 2))
-        'x is float64, and the kernels take float16, bfloat16 and float32'
-    """
-    for name, array in (("x", x), ("centroids", centroids)):
-        if array.dtype not in (*HALVES, torch.float32):
-            return f"{name} is {str(array.dtype).removeprefix('torch.')}, and the kernels take float16, bfloat16 and float32"
-        if array.ndim != 2:
-            return f"{name} has shape {tuple(array.shape)}, and the kernels take one problem at a time, (count, d)"
-    return None if x.shape[1] else "the vectors have no dimensions"
-
-
 def sides(x: Tensor, centroids: Tensor, metric: str) -> tuple[Side, Side]:
     """Samples (n, d) and centroids (k, d) for scores of a metric: those that :class:`otcluster.PointScores` defines.
 
     Args:
-        x: float16, bfloat16 or float32, as :func:`supported` allows.
+        x: float16, bfloat16 or float32, as :func:`otcluster._kernels.select.unfit_points` allows.
         centroids: The same; its dtype may be another.
         metric: ``"dot"``, ``"cosine"`` or ``"sqeuclidean"``.
 
@@ -100,6 +84,27 @@ def centred_samples(x: Tensor, centre: Tensor) -> Side:
         parts, _, shift = _laid(x, centre, "float32", moved=True)
         return Side(parts, None, shift)
     return Side(*_laid(x, centre, "float16", 1 if stay(x) else 2, moved=not stay(x), raised=True))
+
+
+def moved_samples(x: Tensor, centre: Tensor) -> Side:
+    """As :func:`centred_samples`, without the shifts: for who compares the clusters of each sample alone."""
+    if stay(x) and x.dtype == torch.float16:
+        return Side(_padded(x)[None])
+    if x.shape[1] <= FEW:
+        return Side(_laid(x, centre, "float32", moved=True)[0])
+    parts, factor, _ = _laid(x, centre, "float16", 1 if stay(x) else 2, moved=not stay(x), raised=True)
+    return Side(parts, factor)
+
+
+def split(vectors: Tensor) -> Side:
+    """Vectors (count, d) in exact parts without factors; their entries lie in the range of float16."""
+    dtype, n_parts = ("float32", 1) if vectors.shape[1] <= FEW else ("float16", 2)
+    return Side(_laid(vectors, None, dtype, n_parts)[0])
+
+
+def directions(x: Tensor) -> Side:
+    """Samples (n, d) whose products are those of their directions."""
+    return _one(x, False, True)
 
 
 def centred_clusters(centred: Tensor, centre: Tensor | None, *, half: bool = False) -> Side:

@@ -76,6 +76,10 @@ class GenericOps:
             f"{argument} must be float16, bfloat16, float32 or float64, got {array.dtype}: convert it to float32 first"
         )
 
+    def smallest(self, dtype: Any) -> float:
+        """The smallest number of ``dtype`` that keeps its digits."""
+        return float(self.xp.finfo(dtype).smallest_normal)
+
     def is_integer(self, array: Array) -> bool:
         return bool(self.xp.isdtype(array.dtype, "integral"))
 
@@ -132,6 +136,14 @@ class GenericOps:
 
     def dense_kernels(self, scores: Array, weights: Array | None) -> Any:
         """Kernels of passes over scores that exist (:mod:`otcluster._kernels.dense`), None where there are none for these."""
+        return None
+
+    def point_kernels(self, x: Array, centroids: Array) -> Any:
+        """Kernels of passes over scores of points (:mod:`otcluster._kernels.points`), None where there are none for these."""
+        return None
+
+    def member_kernels(self, x: Array) -> Any:
+        """Kernels of rounds of k-means (:mod:`otcluster._kernels.members`), None where there are none for these rows."""
         return None
 
     def survey_kernels(self, arrays: Sequence[Array]) -> Any:

@@ -52,7 +52,8 @@ class TorchOps(GenericOps):
         return array.to(dtype)
 
     def facts(self, values: Sequence[Array]) -> list[float]:
-        host: list[float] = torch.stack([value.to(self.wide) for value in values]).tolist()
+        parts = [value.to(self.wide).reshape(-1) for value in values]
+        host: list[float] = (parts[0] if len(parts) == 1 else torch.cat(parts)).tolist()
         return host
 
     def to_numpy(self, array: Array) -> Any:
@@ -75,6 +76,21 @@ class TorchOps(GenericOps):
 
         return dense
 
+    def point_kernels(self, x: Array, centroids: Array) -> Any:
+        objection = kernels.unfit_points(x, centroids)
+        if not kernels.takes("rounds over points", [x, centroids], [objection], any_layout=True):
+            return None
+        from otcluster._kernels import points
+
+        return points
+
+    def member_kernels(self, x: Array) -> Any:
+        if not kernels.takes("rounds of k-means", [x], [kernels.unfit_points(x, x)], any_layout=True):
+            return None
+        from otcluster._kernels import members
+
+        return members
+
     def survey_kernels(self, arrays: Sequence[Array]) -> Any:
         if not kernels.takes("the survey of scores", arrays):
             return None
@@ -94,10 +110,10 @@ class TorchOps(GenericOps):
 
         return grouped
 
-    @contextlib.contextmanager
-    def quiet(self) -> Any:
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            yield
+    def quiet(self) -> contextlib.AbstractContextManager[Any]:
+        if torch.is_autocast_enabled(self.device.type):
+            return _without_autocast(self.device.type)
+        return torch.no_grad()
 
     def row_max(self, values: Array) -> Array:
         return torch.amax(values, dim=-1)
@@ -192,3 +208,9 @@ class TorchOps(GenericOps):
     def segment_max(self, values: Array, segments: Array, n_segments: int) -> Array:
         tops = torch.full((n_segments, values.shape[1]), -float("inf"), dtype=values.dtype, device=self.device)
         return tops.scatter_reduce_(0, segments[:, None].expand(values.shape), values, "amax")
+
+
+@contextlib.contextmanager
+def _without_autocast(device: str) -> Any:
+    with torch.no_grad(), torch.autocast(device, enabled=False):
+        yield

@@ -14,6 +14,7 @@ import numpy as np
 
 from otcluster._ops import compiled
 from otcluster._ops.generic import Array
+from otcluster.clustering.on_device import kernel_pass
 from otcluster.clustering.passes import NearestPass, PlainPass, Step
 from otcluster.clustering.samples import Samples
 
@@ -221,7 +222,10 @@ class CompiledPass:
 
 
 def nearest_pass(samples: Samples, n_clusters: int, *, alone: bool = False) -> NearestPass:
-    """The pass for :class:`otcluster.Nearest`: compiled where that can be. No other follows one that is ``alone``."""
+    """The pass for :class:`otcluster.Nearest`: the quickest there is. No other follows one that is ``alone``."""
+    kernels = kernel_pass(samples)
+    if kernels is not None:
+        return kernels
     loops = samples.loops()
     return PlainPass(samples) if loops is None else CompiledPass(samples, n_clusters, loops, alone=alone)
 

@@ -166,24 +166,21 @@ class _Run:
         self, centroids: Array, max_iter: int, tol: float, before: KMeansProgress, progress: Watcher | None
     ) -> KMeansResult:
         """The rounds that are left after those of ``before``."""
-        samples, ops = self.samples, self.samples.ops
+        samples = self.samples
         began, n_iter, least = time.perf_counter(), before.n_iter, tol * samples.variance
         status = Status.CONVERGED if before.converged else Status.MAX_ITER
-        with ops.quiet():
+        with samples.ops.quiet():
             if progress is not None and n_iter == 0:
                 progress(KMeansProgress(samples.told(centroids), 0, turn=before.turn))
             if n_iter:
                 self._cool(n_iter - 1)
             while status is not Status.CONVERGED and n_iter < max_iter:
                 cooled = self._cool(n_iter)
-                step, n_iter = self._step(centroids), n_iter + 1
-                moved = self._means(step, centroids)
-                shift = ops.facts([ops.xp.sum((moved - centroids) ** 2)])[0]
-                centroids = moved
-                if cooled and (step.changed == 0 or shift <= least):
+                (centroids, changed, shift), n_iter = self._round(centroids), n_iter + 1
+                if cooled and (changed == 0 or shift <= least):
                     status = Status.CONVERGED
                 if progress is not None:
-                    share = min(1.0, step.changed / samples.n_everywhere)
+                    share = min(1.0, changed / samples.n_everywhere)
                     relative = shift / samples.variance if samples.variance > 0 else 0.0
                     seconds = time.perf_counter() - began
                     told = samples.told(centroids), n_iter, status is Status.CONVERGED, before.turn, share, relative, seconds
@@ -198,19 +195,33 @@ class _Run:
         self.current.solver = self.assign.at(n_iter)
         return self.current.solver == self.assign.solver
 
+    def _round(self, centroids: Array) -> tuple[Array, float, float]:
+        """The next centroids, how many rows changed, and the squared distances that centroids moved; a device is asked once."""
+        ops, xp = self.samples.ops, self.samples.ops.xp
+        step = self._step(centroids)
+        moved = self._means(step, centroids)
+        wanted = [self._scalar(step.changed), xp.sum((moved - centroids) ** 2), xp.min(step.counts)]
+        changed, shift, least = ops.facts(wanted)
+        if least <= 0 and not isinstance(self.current, SolvedPass):
+            step = self.empty.fill(self.samples, self.current, step, centroids)
+            moved = self._means(step, centroids)
+            changed, shift = ops.facts([self._scalar(step.changed), xp.sum((moved - centroids) ** 2)])
+        return moved, changed, shift
+
     def _step(self, centroids: Array) -> Step:
         """The sums of all ranks."""
-        samples, ops, xp = self.samples, self.samples.ops, self.samples.ops.xp
+        samples, xp = self.samples, self.samples.ops.xp
         step = self.current.run(centroids)
-        if samples.reducer is not None:
-            changed = ops.full((1,), step.changed, ops.wide)
-            flat = samples.summed(xp.concat([xp.reshape(step.sums, (-1,)), step.counts, changed]))
-            size = self.k * samples.dim
-            sums = xp.reshape(flat[:size], (self.k, samples.dim))
-            step = Step(sums, flat[size:-1], float(flat[-1]))
-        if not isinstance(self.current, SolvedPass) and ops.facts([xp.min(step.counts)])[0] <= 0:
-            step = self.empty.fill(samples, self.current, step, centroids)
-        return step
+        if samples.reducer is None:
+            return step
+        changed = xp.reshape(self._scalar(step.changed), (1,))
+        flat = samples.summed(xp.concat([xp.reshape(step.sums, (-1,)), step.counts, changed]))
+        size = self.k * samples.dim
+        return Step(xp.reshape(flat[:size], (self.k, samples.dim)), flat[size:-1], flat[-1])
+
+    def _scalar(self, value: Any) -> Array:
+        ops = self.samples.ops
+        return ops.full((), value, ops.wide) if isinstance(value, float) else value
 
     def _means(self, step: Step, centroids: Array) -> Array:
         """The mean of each cluster, of length one for the cosine; where there is none, the centroid as it was."""

@@ -19,8 +19,8 @@ class Step(NamedTuple):
     """Weighted sums of the prepared rows of each cluster, (k, dim), in the wide dtype."""
     counts: Array
     """Weight of each cluster, (k,), in the wide dtype."""
-    changed: float
-    """How many rows belong elsewhere than in the pass before."""
+    changed: Any
+    """How many rows belong elsewhere than in the pass before: a number, or an array of one that nobody has waited for."""
 
 
 class Pass(Protocol):
@@ -75,8 +75,7 @@ class PlainPass:
         return own_distances(self.samples, self.labels, centroids)
 
     def relabel(self, row: int, cluster: int) -> None:
-        ops = self.samples.ops
-        self.labels = ops.xp.where(ops.arange(self.samples.n) == row, ops.full((), cluster, ops.integer), self.labels)
+        self.labels = relabelled(self.samples, self.labels, row, cluster)
 
 
 def label_sums(samples: Samples, rows: slice, row: Array, labels: Array, k: int) -> tuple[Array, Array]:
@@ -86,6 +85,12 @@ def label_sums(samples: Samples, rows: slice, row: Array, labels: Array, k: int)
         return ops.segment_sum(row, labels, k), ops.segment_sum(ops.xp.ones_like(row[:, :1]), labels, k)[:, 0]
     weight = samples.weights[rows][:, None]
     return ops.segment_sum(row * weight, labels, k), ops.segment_sum(weight, labels, k)[:, 0]
+
+
+def relabelled(samples: Samples, labels: Array, row: int, cluster: int) -> Array:
+    """Labels with that of one row replaced."""
+    ops = samples.ops
+    return ops.xp.where(ops.arange(samples.n) == row, ops.full((), cluster, ops.integer), labels)
 
 
 def n_changed(samples: Samples, before: Array, labels: Array) -> float:

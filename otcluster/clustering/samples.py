@@ -214,6 +214,10 @@ class Samples:
         """The compiled loops of k-means for these rows, None where there are none."""
         return compiled.kernels(np.dtype(self.dtype).name, "kmeans_loops") if self.is_numpy else None
 
+    def on_device(self) -> Array | None:
+        """The rows as they came in, where they lie in the memory of a device that may have kernels."""
+        return self._x if self.ops.may_have_kernels and not self.is_streamed else None
+
     def as_loops_take(self, block: Array, rows: slice) -> tuple[Any, ...]:
         """Some rows for compiled loops: as they are, the centre, scales and weights (empty for none)."""
         none = np.zeros(0, np.dtype(self.dtype))
@@ -261,7 +265,7 @@ def checked_weights(ops: GenericOps, weights: Any, n: int) -> Array:
 
 def _on_host(ops: GenericOps, x: Array) -> Array:
     """The same memory as a NumPy array where NumPy can work on it; else ``x`` itself."""
-    if not (type(x).__module__.startswith("torch") and ops.on_host):
+    if not (type(x).__module__.startswith("torch") and ops.on_host) or ops.may_have_kernels:
         return x
     return ops.to_numpy(ops.cast(x, ops.float_dtype(x, "x")) if "bfloat16" in str(x.dtype) else x)
 

@@ -35,12 +35,12 @@ def run_rounds(
         return found
     ops, xp = problem.ops, problem.ops.xp
     asked, problem = problem, passes.held(problem)
-    g = first_guess(problem, epsilon, start)
     if tol is None:
-        for _ in range(max_iter - 1 if start is None else max_iter):
-            g = half_rounds.raised_again(problem, g, epsilon)
+        _say_form(problem, epsilon)
+        g = half_rounds.after_rounds(problem, epsilon, start, max_iter - 1 if start is None else max_iter)
         return EntropicAssignment(asked, solver, g, epsilon, max_iter)
 
+    g = first_guess(problem, epsilon, start)
     limit = limit_of(problem, tol)
     done = ops.full((problem.n_problems,), 0.0, ops.wide) > 0
     n_iter = xp.full_like(ops.cast(done, ops.integer), max_iter)
@@ -73,7 +73,7 @@ def rounds_at_once(
     ops = problem.ops
     if problem.groups is None or not ops.may_have_kernels or not takes_half_rounds(problem):
         return None
-    if not isinstance(problem.scores, DenseScores | PointScores) or 0 in problem.weights.shape or not problem.n_problems:
+    if not isinstance(problem.scores, DenseScores | PointScores) or not problem.n_samples or not problem.n_problems:
         return None
     arrays = [*problem.scores.sources.values(), *([problem.weights] if problem.is_weighted else [])]
     kernels = ops.group_kernels(arrays, problem.n_clusters, problem.n_samples / problem.n_problems)
@@ -105,13 +105,17 @@ def check_range(problem: Problem, epsilon: float) -> None:
 
 def first_guess(problem: Problem, epsilon: float, start: Array | None) -> Array:
     """The potential that a solve begins with: what was given, or the first half-round. The log says if that is in log form."""
+    _say_form(problem, epsilon)
+    return half_rounds.after_rounds(problem, epsilon, start, 0)
+
+
+def _say_form(problem: Problem, epsilon: float) -> None:
     if problem.ops.may_check and logger.isEnabledFor(logging.DEBUG) and not passes.is_scaled(problem, epsilon):
         low, high = problem.bounds or (-float("inf"), float("inf"))
         logger.debug(
             "epsilon %g is solved in the log form: scaling in %s cannot carry scores between %g and %g",
             epsilon, problem.dtype, low, high,
         )  # fmt: skip
-    return half_rounds.first_potential(problem, epsilon) if start is None else start
 
 
 def limit_of(problem: Problem, tol: float) -> float:

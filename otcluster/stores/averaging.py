@@ -50,7 +50,8 @@ class MomentumMean:
 
     def shares(self, usage: Tensor, counts: Tensor, momentum: float | Tensor) -> tuple[Tensor, Tensor]:
         """``keep`` and ``add`` of each centroid."""
-        return torch.zeros_like(counts) + momentum, (1 - momentum) / counts.clamp(min=torch.finfo(counts.dtype).tiny)
+        keep = torch.zeros_like(counts) + momentum if isinstance(momentum, Tensor) else torch.full_like(counts, momentum)
+        return keep, (1 - momentum) / counts.clamp(min=torch.finfo(counts.dtype).tiny)
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class SumsAndCounts:
     def shares(self, usage: Tensor, counts: Tensor, momentum: float | Tensor) -> tuple[Tensor, Tensor]:
         """``keep`` and ``add`` of each centroid."""
         past = momentum * usage
-        total = (past + (1 - momentum) * counts).clamp(min=torch.finfo(counts.dtype).tiny)
+        weight = past + (1 - momentum) * counts
+        total = weight.clamp(min=torch.finfo(counts.dtype).tiny)
         # Nothing counted and a momentum of 1: the centroid stays.
-        return torch.where(past + (1 - momentum) * counts > 0, past / total, 1.0), (1 - momentum) / total
+        return torch.where(weight > 0, past / total, 1.0), (1 - momentum) / total

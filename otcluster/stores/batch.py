@@ -8,21 +8,49 @@ import torch
 from torch import Tensor
 
 from otcluster.assignment import Assignment
+from otcluster.stores.by_kernels import kernel_sums
 from otcluster.stores.checks import check_features, check_ids, check_range, check_rows
 from otcluster.stores.sums import place_sums
 
 
-class Batch(NamedTuple):
-    """Features (n, d) in the dtype of the store, and the class of each: 0 without classes, ``n_classes`` if it is left out."""
+class Batch:
+    """Features (n, d), labels and mask as they were given; the rest is computed when it is asked for, once.
 
-    features: Tensor
-    owner: Tensor
-    labels: Tensor | None
-    """As they were given."""
-    used: Tensor | None
-    """Which are not masked out; None for all."""
-    n_bad: Tensor
-    """How many labels are out of range, (); those are left out."""
+    (torch.compile does not trace ``functools.cached_property`` in every Python.)
+    """
+
+    def __init__(self, given: Tensor, labels: Tensor | None, used: Tensor | None, n_classes: int, dtype: torch.dtype) -> None:
+        self.given, self.labels, self.used, self.n_classes, self.dtype = given, labels, used, n_classes, dtype
+        self._features: Tensor | None = None
+        self._owner: Tensor | None = None
+
+    @property
+    def features(self) -> Tensor:
+        """In the dtype of the store."""
+        if self._features is None:
+            self._features = self.given.to(self.dtype)
+        return self._features
+
+    @property
+    def owner(self) -> Tensor:
+        """The class of each feature: 0 without classes, ``n_classes`` if it is left out."""
+        if self._owner is None:
+            self._owner = self._found_owner()
+        return self._owner
+
+    def _found_owner(self) -> Tensor:
+        if self.labels is None:
+            owner = torch.zeros(len(self.given), dtype=torch.int64, device=self.given.device)
+            return owner if self.used is None else torch.where(self.used, owner, self.n_classes)
+        owner = self.labels.to(torch.int64)
+        fits = (owner >= 0) & (owner < self.n_classes)
+        return torch.where(fits if self.used is None else fits & self.used, owner, self.n_classes)
+
+    @property
+    def n_bad(self) -> Tensor:
+        """How many labels are out of range, (); those are left out."""
+        left_out = self.owner == self.n_classes
+        return (left_out if self.used is None else left_out & self.used).sum()
 
 
 class Layout(NamedTuple):
@@ -49,19 +77,11 @@ def take_in(layout: Layout, features: Any, labels: Any, sample_mask: Any) -> Bat
     if not layout.has_classes:
         if labels is not None:
             raise ValueError("labels are given, but the store has no classes: pass None, or set n_classes")
-        owner = torch.zeros(len(features), dtype=torch.int64, device=features.device)
-        n_bad = owner.new_zeros(())
-        owner = owner if sample_mask is None else torch.where(sample_mask, owner, 1)
+    elif labels is None:
+        raise ValueError(f"labels are needed: the store has {n_classes} classes")
     else:
-        if labels is None:
-            raise ValueError(f"labels are needed: the store has {n_classes} classes")
         check_ids("labels", labels, features)
-        owner = labels.to(torch.int64)
-        fits = (owner >= 0) & (owner < n_classes)
-        bad = ~fits if sample_mask is None else sample_mask & ~fits
-        n_bad = bad.sum()
-        owner = torch.where(fits if sample_mask is None else fits & sample_mask, owner, n_classes)
-    return Batch(features.to(layout.rows.dtype), owner, labels, sample_mask, n_bad)
+    return Batch(features, labels, sample_mask, n_classes, layout.rows.dtype)
 
 
 def raise_bad_labels(batch: Batch, n_classes: int) -> None:
@@ -72,7 +92,9 @@ def raise_bad_labels(batch: Batch, n_classes: int) -> None:
 
 
 def assigned_sums(batch: Batch, assignment: Any, is_open: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums (n_classes * k, d) and counts (n_classes * k,) of what goes to each centroid; how many assignments are impossible.
+    """Sums (n_classes * k, d) and counts (n_classes * k,) of what goes to each centroid; numbers of impossible assignments.
+
+    Those are for parts of the samples, or for each: only their sum says something.
 
     Raises:
         TypeError, ValueError: Types or shapes do not fit.
@@ -80,15 +102,19 @@ def assigned_sums(batch: Batch, assignment: Any, is_open: Tensor) -> tuple[Tenso
     chosen = assignment.labels() if isinstance(assignment, Assignment) else assignment
     if isinstance(chosen, Tensor) and chosen.is_floating_point():
         return _soft_sums(batch, chosen, is_open)
-    check_ids("assignment", chosen, batch.features)
+    check_ids("assignment", chosen, batch.given)
     n_classes, k = is_open.shape
+    solved = assignment if isinstance(assignment, Assignment) else None
+    found = kernel_sums(batch.given, batch.labels, batch.used, batch.dtype, chosen, is_open, solved)
+    if found is not None:
+        return found
     chosen = chosen.to(torch.int64)
     counted = batch.owner < n_classes
     own = batch.owner.clamp(max=n_classes - 1)
     fits = (chosen >= 0) & (chosen < k) & is_open[own, chosen.clamp(0, k - 1)]
     places = torch.where(counted & fits, own * k + chosen, n_classes * k)
     sums, counts = place_sums(batch.features, places, n_classes * k)
-    return sums, counts, (counted & ~fits & (chosen != -1)).sum()
+    return sums, counts, counted & ~fits & (chosen != -1)
 
 
 def _soft_sums(batch: Batch, weights: Tensor, is_open: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -99,14 +125,14 @@ def _soft_sums(batch: Batch, weights: Tensor, is_open: Tensor) -> tuple[Tensor, 
     counted = (batch.owner < n_classes)[:, None]
     own = batch.owner.clamp(max=n_classes - 1)
     fits = (weights >= 0) & torch.isfinite(weights) & (is_open[own] | (weights == 0))
-    n_bad = (counted & ~fits).sum()
+    bad = counted & ~fits
     if n_classes == 1:
         weights = torch.where(counted & fits, weights, 0.0)
         features = features if batch.used is None else torch.where(counted, features, 0.0)
-        return weights.T @ features, weights.sum(dim=0), n_bad
+        return weights.T @ features, weights.sum(dim=0), bad
     places = own[:, None] * k + torch.arange(k, device=own.device)
     places = torch.where(counted & fits, places, n_classes * k)
-    return *place_sums(features, places, n_classes * k, weights), n_bad
+    return *place_sums(features, places, n_classes * k, weights), bad
 
 
 def raise_bad_assignment(batch: Batch, assignment: Any, is_open: Tensor) -> None:

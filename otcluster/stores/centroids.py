@@ -13,6 +13,7 @@ from otcluster.checks import check_whole
 from otcluster.distributed import Reducer
 from otcluster.stores.averaging import Averaging, MomentumMean
 from otcluster.stores.batch import Batch, Layout
+from otcluster.stores.by_kernels import absorbed_by_kernel
 from otcluster.stores.checks import may_look
 from otcluster.stores.exchange import checked, collect, look
 from otcluster.stores.momentum import Schedule, check_momentum
@@ -169,13 +170,13 @@ class CentroidStore(nn.Module):
         with torch.autocast(self.centroids.device.type, enabled=False):
             momentum = self.momentum(self.n_updates) if callable(self.momentum) else self.momentum
             layout = self._layout
-            parts = collect(layout, (features, labels, assignment, sample_mask), reducer)
-            if may_look(check_values):
+            looks = may_look(check_values)
+            parts = collect(layout, (features, labels, assignment, sample_mask), reducer, looks)
+            if looks:
                 look(layout, parts, assignment, momentum)
-            batch, sums, counts, _ = parts
-            self._absorb(sums, counts, momentum)
+            self._absorb(parts.sums, parts.counts, momentum)
             if self.revival is not None:
-                self._revive(self.revival, batch, reducer, check_values)
+                self._revive(self.revival, parts.batch, reducer, check_values)
 
     @torch.no_grad()
     def start(
@@ -313,6 +314,9 @@ class CentroidStore(nn.Module):
         """Take the step, given what all ranks add to each centroid."""
         rows, usage, k = self.centroids.view(-1, self.dim), self.usage.view(-1), self.n_centroids
         keep, add = self.averaging.shares(usage, counts, momentum)
+        kept = (self.centroids, self.usage, self.age, self.n_updates, self.lengths)
+        if absorbed_by_kernel(kept, (sums, counts, keep, add), self.is_open, momentum, self.metric == "cosine"):
+            return
         keep = keep if self.lengths is None else keep * self.lengths.view(-1)
         self._write((counts > 0) & self.is_open.view(-1), torch.addcmul(rows * keep[:, None], sums, add[:, None]))
         here = (counts.view(-1, k).sum(dim=1, keepdim=True) > 0).expand(-1, k).reshape(-1)

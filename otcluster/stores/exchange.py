@@ -15,35 +15,40 @@ _FAULTS = (TypeError, ValueError, RuntimeError)
 
 
 class Parts(NamedTuple):
-    """The batch of this rank, and over all ranks: sums (n_classes * k, d), counts (n_classes * k,), impossible values ()."""
+    """The batch of this rank, and over all ranks: sums (n_classes * k, d), counts (n_classes * k,), impossible values ().
+
+    Those are None where nobody asks for them.
+    """
 
     batch: Batch
     sums: Tensor
     counts: Tensor
-    n_bad: Tensor
+    n_bad: Tensor | None
 
 
-def collect(layout: Layout, given: tuple[Any, Any, Any, Any], reducer: Reducer | None) -> Parts:
+def collect(layout: Layout, given: tuple[Any, Any, Any, Any], reducer: Reducer | None, looks: bool) -> Parts:
     """Sum what goes to each centroid, in one exchange.
 
     Args:
         layout: The centroids.
         given: Features, labels, assignment and mask of this rank's samples.
         reducer: The sums over the ranks; None where all samples are here.
+        looks: Whether impossible values are asked for. With ``reducer`` they are counted anyway: another rank may ask.
 
     Raises:
         TypeError, ValueError, RuntimeError: What is given on this rank does not fit. The others are told, by ``n_bad``.
     """
     if reducer is None:
-        return _own_parts(layout, *given)
+        return _own_parts(layout, *given, looks)
     fault: Exception | None = None
     try:
-        parts = _own_parts(layout, *given)
+        parts = _own_parts(layout, *given, True)
     except _FAULTS as error:  # the others wait for the part of this rank
         fault = error
         rows = layout.rows
         parts = Parts(_nothing(layout), torch.zeros_like(rows), rows.new_zeros(len(rows)), rows.new_ones(()))
     shape = parts.sums.shape
+    assert parts.n_bad is not None
     packed = reducer.sum(torch.cat([parts.sums.flatten(), parts.counts, parts.n_bad[None].to(layout.rows.dtype)]))
     if fault is not None:
         raise fault
@@ -57,6 +62,7 @@ def look(layout: Layout, parts: Parts, assignment: Any, momentum: float | Tensor
     Raises:
         ValueError: Labels or assignments are out of range, features are not finite, or the momentum is none.
     """
+    assert parts.n_bad is not None
     least, greatest = torch.aminmax(parts.sums)
     share = momentum.to(least.device) if isinstance(momentum, Tensor) else least.new_full((), momentum)
     n_bad, low, high, share_now = torch.stack([each.to(least.dtype) for each in (parts.n_bad, least, greatest, share)]).tolist()
@@ -89,15 +95,15 @@ def checked(layout: Layout, given: tuple[Any, Any, Any], reducer: Reducer | None
     return batch
 
 
-def _own_parts(layout: Layout, features: Any, labels: Any, assignment: Any, sample_mask: Any) -> Parts:
+def _own_parts(layout: Layout, features: Any, labels: Any, assignment: Any, sample_mask: Any, looks: bool) -> Parts:
     batch = take_in(layout, features, labels, sample_mask)
-    sums, counts, n_bad = assigned_sums(batch, assignment, layout.is_open)
-    return Parts(batch, sums, counts, n_bad + batch.n_bad)
+    sums, counts, bad = assigned_sums(batch, assignment, layout.is_open)
+    return Parts(batch, sums, counts, bad.sum() + batch.n_bad if looks else None)
 
 
 def _nothing(layout: Layout) -> Batch:
-    none = torch.zeros(0, dtype=torch.int64, device=layout.rows.device)
-    return Batch(layout.rows.new_zeros(0, layout.rows.shape[1]), none, None, None, none.sum())
+    rows = layout.rows
+    return Batch(rows.new_zeros(0, rows.shape[1]), None, None, len(layout.is_open), rows.dtype)
 
 
 def _raise_elsewhere(owner: str = "store") -> None:

@@ -9,7 +9,8 @@ import torch
 
 import otcluster as otc
 from otcluster._kernels import points
-from otcluster._kernels.sides import Side, sides, supported
+from otcluster._kernels.select import unfit_points
+from otcluster._kernels.sides import Side, sides
 from tests.kernels.conftest import INTERPRETED
 
 F16, BF16, F32 = torch.float16, torch.bfloat16, torch.float32
@@ -285,11 +286,11 @@ def test_rounds_are_those_of_the_solver(place, metric):
 
 def test_what_is_not_supported_is_said():
     x = torch.zeros(3, 2)
-    assert supported(x, x.half()) is None
-    assert "x is float64" in supported(x.double(), x)
-    assert "centroids is int64" in supported(x, x.long())
-    assert "one problem at a time" in supported(x[None], x)
-    assert "no dimensions" in supported(x[:, :0], x[:, :0])
+    assert unfit_points(x, x.half()) is None
+    assert "x is float64" in unfit_points(x.double(), x)
+    assert "centroids is int64" in unfit_points(x, x.long())
+    assert "one problem at a time" in unfit_points(x[None], x)
+    assert "no dimensions" in unfit_points(x[:, :0], x[:, :0])
 
 
 @pytest.mark.gpu

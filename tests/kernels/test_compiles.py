@@ -1,0 +1,173 @@
+"""Every kernel compiles for a real device, of which none is needed: to a program whose numbers stay in registers."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+
+import pytest
+
+from tests.kernels.conftest import INTERPRETED
+
+pytestmark = [
+    pytest.mark.skipif(INTERPRETED, reason="interpreted kernels are not compiled"),
+    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed"),
+]
+NAMES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
+
+
+@pytest.fixture(scope="module")
+def ptxas():
+    from triton import knobs
+
+    try:
+        return knobs.nvidia.ptxas.path
+    except (RuntimeError, AttributeError, FileNotFoundError):
+        pytest.skip("ptxas, which comes with Triton, is not present")
+
+
+@pytest.fixture
+def spilt(ptxas, tmp_path, monkeypatch):
+    """Compile for the architecture of H100 and H200: how many bytes of registers are spilt, and the text of the program."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+
+    def compiled(kernel, constants, types, warps, stages=3, aligned=()):
+        signature = {name: "constexpr" if name in constants else types[name] for name in kernel.arg_names}
+        attributes = {
+            (at,): [["tt.divisibility", 16]]
+            for at, name in enumerate(kernel.arg_names)
+            if signature[name].startswith("*") or name in aligned
+        }
+        source = ASTSource(
+            kernel, signature, {(kernel.arg_names.index(name),): value for name, value in constants.items()}, attributes
+        )
+        made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps, "num_stages": stages})
+        text = made.asm["ptx"]
+        (tmp_path / "kernel.ptx").write_text(text)
+        told = subprocess.run(
+            [ptxas, "-v", "--gpu-name=sm_90a", str(tmp_path / "kernel.ptx"), "-o", str(tmp_path / "kernel.cubin")],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stderr
+        assert made.metadata.shared <= 227 << 10
+        return int(re.search(r"(\d+) bytes spill stores", told)[1]), text
+
+    return compiled
+
+
+POINTS = [("float16", 128, 1, 1), ("float16", 256, 1, 2), ("float16", 256, 2, 2), ("float32", 32, 1, 1)]
+
+
+@pytest.mark.parametrize(("dtype", "d", "own", "other"), POINTS)
+@pytest.mark.parametrize("name", ["rows", "columns", "nearest", "sums"])
+def test_points(spilt, name, dtype, d, own, other):
+    import torch
+
+    from otcluster._kernels import points, points_loops
+
+    blocks = points.blocks_of(getattr(torch, dtype), d, own, other, name == "nearest")
+    floats = ("own_factor", "other_factor", "near", "after", "tops", "weights", "bests", "extras", "own_offset", "offset")
+    types = {
+        **dict.fromkeys(("own_parts", "other_parts"), f"*{NAMES[dtype]}"), **dict.fromkeys(floats, "*fp32"), "totals": "*fp64",
+        "labels": "*i64", **dict.fromkeys(("n_own", "n_other", "span", "n_dims"), "i32"), "inverse": "fp32",
+    }  # fmt: skip
+    constants = {
+        "D": d, "OWN_PARTS": own, "OTHER_PARTS": other, "OWN": blocks.own, "OTHER": blocks.other, "DEPTH": blocks.depth,
+        "HAS_FACTOR": own == 2, "HAS_OTHER": name != "nearest" and other == 2,
+        **({"HAS_AFTER": name == "rows"} if name in ("rows", "nearest") else {}),
+        **({"HAS_OFFSET": True} if name == "sums" else {}),
+    }  # fmt: skip
+    kernel = getattr(points_loops, f"{name}_kernel")
+    lost, text = spilt(kernel, constants, types, blocks.warps, blocks.stages, ("n_own", "n_other", "span", "n_dims"))
+    assert lost == 0
+    # The tensor cores multiply, and as this architecture does it at its best.
+    assert ("wgmma" in text) == (dtype == "float16")
+
+
+def test_vectors_and_members(spilt):
+    from otcluster._kernels import members_loops, sides_loops
+
+    types = {
+        "x": "*fp16", "vectors": "*fp32", "parts": "*fp16",
+        **dict.fromkeys(("order", "bounds", "firsts", "labels"), "*i64"),
+        **dict.fromkeys(("sums", "masses", "pieces", "shifts"), "*fp64"),
+        **dict.fromkeys(("D", "d", "n", "count", "width"), "i32"),
+        **dict.fromkeys(("weights", "scale", "centre", "centroids", "squares", "factors"), "*fp32"),
+        "multiplier": "fp32", "halves": "fp32",
+    }  # fmt: skip
+    block = {"ROWS": 32, "WIDTH": 128}
+    all_of_it = {"HAS_WEIGHTS": True, "HAS_CENTRE": True, "HAS_SCALE": True, **block}
+    laid = {
+        "HIGHEST": 14,
+        "RAISED": True,
+        "MOVED": True,
+        "AROUND": False,
+        "DIRECTION": False,
+        "PARTS": 2,
+        "ROWS": 16,
+        "DIMS": 128,
+    }
+    for kernel, constants in (
+        (members_loops.piece_sums_kernel, all_of_it),
+        (members_loops.merged_kernel, {"ROWS": 16, "WIDTH": 128}),
+        (members_loops.own_squares_kernel, {"HAS_SCALE": True, **block}),
+        (sides_loops.laid_kernel, laid),
+        (sides_loops.laid_kernel, {**laid, "PARTS": 1, "count": 1}),
+    ):
+        assert spilt(kernel, constants, types, 4, aligned=("D", "d", "width"))[0] == 0
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_dense(spilt, dtype):
+    from otcluster._kernels import dense
+
+    types = {
+        "scores": f"*{dtype}", **dict.fromkeys(("weights", "tops", "sums", "lost", "factors", "part_tops", "out"), "*fp32"),
+        "g": "*fp64", "masses": "*fp64", "labels": "*i64", "epsilon": "fp32",
+        **dict.fromkeys(("n", "k", "stride", "parts"), "i32"),
+    }  # fmt: skip
+    rows = {"R": 2, "K": 4096, "WEIGHTED": False}
+    for kernel, constants, warps in (
+        (dense._first_part, rows, 16),
+        (dense._columns_part, rows, 16),
+        (dense._labels_of_rows, {"R": 2, "K": 4096}, 16),
+        (dense._plan_of_rows, rows, 16),
+        (dense._long_rows, {"C": 4096, "WEIGHTED": False, "LABELS": False, "PLAN": False}, 8),
+        (dense._long_columns, {"R": 16, "C": 512, "FIRST": False, "WEIGHTED": False}, 4),
+    ):
+        assert spilt(kernel, constants, types, warps, aligned=("k", "stride"))[0] == 0
+    merged = {**types, "sums": "*fp32", "out": "*fp64"}
+    assert spilt(dense._merged, {"FIRST": True, "RAISE": True, "C": 256}, merged, 4, aligned=("k",))[0] == 0
+
+
+def test_survey(spilt):
+    from otcluster._kernels import survey
+
+    types = {
+        "scores": "*bf16", **dict.fromkeys(("weights", "low", "high"), "*fp32"), "clusters": "*fp64", "totals": "*fp64",
+        "groups": "*i64", "flags": "*i32", "reached": "*i32", "n": "i32", "k": "i32", "limit": "fp32",
+    }  # fmt: skip
+    constants = {"C": 1024, "WEIGHTED": True, "GROUPED": True, "N_GROUPS": 7}
+    assert spilt(survey._rows, constants, types, 4)[0] == 0
+    assert spilt(survey._columns, {"C": 1024}, types, 4)[0] == 0
+
+
+def test_groups(spilt):
+    from otcluster._kernels import grouped, own
+
+    types = {
+        "scores": "*fp32", "order": "*i64", "starts": "*i64", "weights": "*fp32", "masses": "*fp64", "begin": "*fp64",
+        "g_out": "*fp64", "labels": "*i64", "errors": "*fp64", "counts": "*i64", "x": "*fp32", "centroids": "*fp32",
+        **dict.fromkeys(("k", "d", "most"), "i32"), "epsilon": "fp32", "limit": "fp32",
+    }  # fmt: skip
+    for tolerance in (False, True):
+        constants = {"R": 32, "K": 4, "WEIGHTED": False, "STARTED": False, "TO_TOL": tolerance, "BEST": tolerance}
+        assert spilt(grouped._rounds, constants, types, 1)[0] == 0
+    for metric in (0, 1, 2):
+        assert spilt(own._own, {"R": 16, "K": 4, "D": 64, "METRIC": metric}, types, 4, aligned=("d",))[0] == 0
