@@ -66,11 +66,14 @@ class Case:
     def plan(self, **options):
         return self.each(reference.plan, self.g, **options)
 
+    def rounds(self, start, count, widest):
+        return dense.dense_rounds(self.scores, self.given, self.masses, start, self.epsilon, count, widest)
+
     def asked(self, widest):
         """What the kernels answer."""
         given = self.scores, self.given
-        yield dense.dense_first(*given, self.masses, self.epsilon, widest)
-        yield dense.dense_raised(*given, self.masses, self.g, self.epsilon, widest)
+        yield self.rounds(None, 0, widest)
+        yield self.rounds(self.g, 1, widest)
         yield from dense.dense_columns(*given, self.g, self.epsilon, widest)
         yield dense.dense_labels(self.scores, self.g, self.epsilon, widest)
         yield dense.dense_plan(*given, self.g, self.epsilon, widest)
@@ -82,7 +85,7 @@ class Case:
         self.check_plan(widest)
 
     def check_first(self, widest):
-        g = dense.dense_first(self.scores, self.given, self.masses, self.epsilon, widest)
+        g = self.rounds(None, 0, widest)
         exact, plain, open_ = self.first(), self.first(dtype=F32), self.masses > 0
         assert torch.equal(g == -INF, ~open_)
         closer(g[open_] / self.epsilon, exact[open_] / self.epsilon, plain[open_] / self.epsilon, 2 * self.unit)
@@ -96,7 +99,7 @@ class Case:
         closer(columns / total, exact.sum(1) / total, plain / total, 2 * self.unit)
         torch.testing.assert_close(lost, exactly_lost, rtol=4 * EPS, atol=0)
         torch.testing.assert_close(columns.sum(1) + lost, total[:, 0], rtol=16 * EPS, atol=0)
-        g = dense.dense_raised(self.scores, self.given, self.masses, self.g, self.epsilon, widest)
+        g = self.rounds(self.g, 1, widest)
         expected = reference.raised(self.g, columns.log(), self.masses, self.epsilon)
         # The very sums, within a rounding of an exponential and of the last addition.
         size = float(expected[expected > -INF].abs().max())
@@ -148,7 +151,7 @@ def test_columns_that_nothing_reaches(place, shape, widest):
     case.g[:, 0] -= 10  # exponents of -10,000
     columns, _ = dense.dense_columns(case.scores, case.given, case.g, case.epsilon, widest)
     assert (columns[:, 0] == 0).all()
-    g = dense.dense_raised(case.scores, case.given, case.masses, case.g, case.epsilon, widest)
+    g = case.rounds(case.g, 1, widest)
     expected = reference.raised(case.g, columns.log(), case.masses, case.epsilon)
     torch.testing.assert_close(g[:, 0], expected[:, 0], rtol=1e-9, atol=0)
     assert (g[:, 0] - case.g[:, 0] > 80 * case.epsilon).all()
@@ -159,7 +162,7 @@ def test_what_a_sharded_problem_may_hold(place, shape, widest):
     """A column without a pair, which only other ranks have: its potential is finite, and nothing else hears of it."""
     case = Case(place, shape)
     case.scores[:, :, 2] = -INF
-    g = dense.dense_first(case.scores, case.given, case.masses, case.epsilon, widest)
+    g = case.rounds(None, 0, widest)
     assert g.isfinite().all()
     plan = dense.dense_plan(case.scores, case.given, g, case.epsilon, widest)
     assert (plan[:, :, 2] == 0).all()
@@ -188,8 +191,8 @@ def test_no_cluster_is_open(place, shape, widest):
     columns, lost = dense.dense_columns(case.scores, case.given, closed, case.epsilon, widest)
     assert (columns == 0).all()
     torch.testing.assert_close(lost, case.weights.double().sum(1), rtol=4 * EPS, atol=0)
-    assert (dense.dense_first(case.scores, case.given, 0 * case.masses, case.epsilon, widest) == -INF).all()
-    assert (dense.dense_raised(case.scores, case.given, 0 * case.masses, case.g, case.epsilon, widest) == -INF).all()
+    assert (dense.dense_rounds(case.scores, case.given, 0 * case.masses, None, case.epsilon, 0, widest) == -INF).all()
+    assert (dense.dense_rounds(case.scores, case.given, 0 * case.masses, case.g, case.epsilon, 1, widest) == -INF).all()
 
 
 @pytest.mark.parametrize("widest", [WIDE, NARROW])
@@ -206,20 +209,23 @@ def test_what_potentials_lost_decides(place, widest):
 def test_many_parts_are_merged(place, widest, monkeypatch):
     """More programs than one step of the merge takes."""
     if INTERPRETED:
-        monkeypatch.setattr(dense, "_processors", lambda device: 60)
+        monkeypatch.setattr(dense, "processors", lambda device: 60)
     Case(place, (1, 1100 if widest == WIDE else 520, 20), forbidden=0.2).check_columns(widest)
 
 
 @pytest.mark.parametrize("widest", [WIDE, NARROW])
 def test_a_whole_solve(place, widest):
     case = Case(place, (2, 40, 21), closed=True, forbidden=0.2)
-    g = dense.dense_first(case.scores, case.given, case.masses, case.epsilon, widest)
-    for _ in range(3):
-        g = dense.dense_raised(case.scores, case.given, case.masses, g, case.epsilon, widest)
-    for batch in range(2):
-        given = case.scores[batch], case.weights[batch], case.masses[batch]
-        exact, _ = reference.rounds(*given, case.epsilon, 4)[-1]
-        agree(g[batch] / case.epsilon, exact / case.epsilon, 10 * case.unit)
+    start = case.g.clone()
+    for begin, count in ((None, 3), (case.g, 2), (case.g, 0)):
+        g = case.rounds(begin, count, widest)
+        for batch in range(2):
+            given = case.scores[batch], case.weights[batch], case.masses[batch]
+            exact, _ = reference.rounds(*given, case.epsilon, count + 1, None if begin is None else begin[batch])[-1]
+            agree(g[batch] / case.epsilon, exact / case.epsilon, 10 * case.unit)
+    assert torch.equal(case.g, start)
+    g.zero_()  # an answer of its own
+    assert torch.equal(case.g, start)
 
 
 @pytest.mark.gpu
