@@ -245,7 +245,11 @@ class Points:
     def check(self):
         found, exact = self.found(), self.scores(torch.float64)
         assert found.dtype == F32
-        size = exact.abs().max() if self.metric != "dot" else (self.x.abs().double()[:, None] * self.c[self.ids].abs()).sum(2).max()
+        size = (
+            exact.abs().max()
+            if self.metric != "dot"
+            else (self.x.abs().double()[:, None] * self.c[self.ids].abs()).sum(2).max()
+        )
         closer(found, exact, self.scores(F32), 2 * EPS * size)
         assert torch.equal(found, self.found())
 
