@@ -157,20 +157,18 @@ def test_a_start_is_left_as_it_was(place):
     assert torch.equal(case.start, before)
 
 
-@pytest.mark.parametrize("best", [False, True])
-def test_of_rounds_that_get_worse_the_best_is_kept(place, best):
-    """No plan has these masses: errors may rise, and the last is not the least."""
-    scores = torch.tensor([[1.0, -INF], [1.0, -INF], [1.0, 0.5], [-INF, 0.25]], device=place)
-    order, starts = torch.arange(4, device=place), torch.tensor([0, 4], device=place)
-    masses = torch.tensor([[1.0, 3.0]], dtype=torch.float64, device=place)
-    start = torch.tensor([[0.0, 0.8]], dtype=torch.float64, device=place)
-    g, _, error, n_iter = grouped_rounds(scores, order, starts, None, masses, start, 0.5, 5, 0.0, best)
-    seen = reference.rounds(scores, torch.ones(4, device=place), masses[0], 0.5, 5, start[0])
-    errors = [each for _, each in seen]
-    at = errors.index(min(errors)) if best else 4
-    assert n_iter.tolist() == [5]
-    assert abs(float(error) - errors[at]) <= 1e-6
-    torch.testing.assert_close(g[0], seen[at][0], rtol=0, atol=1e-5)
+def test_of_all_rounds_the_best_is_kept(place):
+    """Errors fall until rounding hides them; from there on the last is not the least."""
+    case, most = Case(place, 5, epsilon=1.0), 14
+    seen = [case.solve(rounds, 0.0) for rounds in range(1, most + 1)]
+    errors = torch.stack([error for _, _, error, _ in seen])
+    g, labels, error, n_iter = case.solve(most, 0.0, best=True)
+    least = errors.argmin(0)  # the first
+    assert (least < n_iter - 1).any()
+    assert torch.equal(error, errors.amin(0))
+    for group, at in enumerate(least.tolist()):
+        assert torch.equal(g[group], seen[at][0][group])
+        assert torch.equal(labels[case.ids == group], seen[at][1][case.ids == group])
 
 
 @pytest.mark.parametrize(("limit", "count"), [(0.0, 4), (10.0, 1)])
@@ -193,7 +191,7 @@ def test_the_lowest_of_equals_and_none_open(place):
     kept = torch.where(flat > 0, 0.0, -INF)
     _, labels, _, _ = grouped_rounds(*given, flat, kept, 0.05, 2, None, False)
     assert (labels == 1).all()
-    g, labels, error, _ = grouped_rounds(*given, 0 * flat, None, 0.05, 2, 0.5, False)
+    g, labels, _, _ = grouped_rounds(*given, 0 * flat, None, 0.05, 2, 0.5, False)
     assert (labels == -1).all()
     assert (g == -INF).all()
     ties = torch.randint(-2, 3, case.scores.shape, generator=torch.Generator().manual_seed(0)).to(place, F16) / 2
