@@ -20,7 +20,7 @@ TORCH_ROOMS = ("_ops/torch.py", "_ops/torch_gradients.py", "_kernels/", "distrib
 FLOORS = [
     ("_kernels",),
     ("_ops",),
-    ("scores", "checks", "masses", "problem", "distributed", "sharding", "new_samples"),
+    ("scores", "checks", "group_ids", "masses", "problem", "distributed", "sharding", "new_samples"),
     ("fused", "ranges", "on_device", "on_device_points", "passes", "half_rounds", "labelling", "curvature", "feasibility"),
     ("balancing",),
     ("plans", "adjoint", "prices", "gradients", "assignment", "priced", "partial"),

@@ -90,6 +90,7 @@ def test_masked_samples_never_become_centroids():
     store = make(otc.Reseed(patience=1))
     x, labels = draw(0)
     mask = torch.arange(30) < 6
+    x[~mask] = torch.nan  # whatever they are
     store.update(x, labels, torch.zeros(30, dtype=torch.int64), sample_mask=mask)
     for label in range(2):
         revived = store.centroids[label, store.age[label] == 0]

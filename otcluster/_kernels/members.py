@@ -17,13 +17,26 @@ from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
 from otcluster._kernels import points
-from otcluster._kernels.members_loops import merged_kernel, own_squares_kernel, piece_sums_kernel
-from otcluster._kernels.sides import HIGHEST, Side, directions, moved_samples, split, stay
+from otcluster._kernels.members_loops import merged_kernel, moments_kernel, own_squares_kernel, piece_sums_kernel
+from otcluster._kernels.sides import HIGHEST, Side, directions, inverse_lengths, moved_samples, split, stay
 
-__all__ = ["Side", "assign", "compared", "labels", "own_squares", "rounded_clusters", "segment_sums", "stay"]
+__all__ = [
+    "Side",
+    "assign",
+    "compared",
+    "inverse_lengths",
+    "labels",
+    "moments",
+    "own_squares",
+    "rounded_clusters",
+    "segment_sums",
+    "stay",
+]
 
 PIECE = 512
 """How many samples a program sums at most."""
+CHUNK = 1024
+"""How many samples a program reads for the moments."""
 ROWS = 32
 WIDEST = 128
 _SHORT = 32_767
@@ -108,6 +121,26 @@ def segment_sums(
     return _segment_sums(x.contiguous(), labels, weights, centre, scale, k)
 
 
+def moments(x: Tensor, around: Tensor, weights: Tensor | None, scale: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """One reading of samples (n, d): what k-means asks of them before it begins.
+
+    Args:
+        x: float16, bfloat16 or float32.
+        around: (d,) float64.
+        weights: (n,) float32; None for ones.
+        scale: (n,) float32; None for ones.
+
+    Returns:
+        Weighted sums of ``x * scale - around`` and of its squares, (d,) float64 both; and the largest magnitude of an entry of
+        ``x``, (), infinite where one is not finite.
+    """
+    if x.shape[0] == 0:
+        nothing = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
+        return nothing, nothing, nothing.sum()
+    first, second, top = _moments(x.contiguous(), around.contiguous(), weights, scale)
+    return first.sum(0), second.sum(0), top.amax().double()
+
+
 def own_squares(
     x: Tensor, centroids: Tensor, labels: Tensor, centre: Tensor | None = None, scale: Tensor | None = None
 ) -> Tensor:
@@ -167,3 +200,17 @@ def _own_squares(x: Tensor, centroids: Tensor, labels: Tensor, centre: Tensor, s
         HAS_SCALE=scale is not None, ROWS=ROWS, WIDTH=min(max(triton.next_power_of_2(d), 16), WIDEST), num_warps=4,
     )  # fmt: skip
     return squares
+
+
+@triton_op("otcluster::points_moments", mutates_args=())
+def _moments(x: Tensor, around: Tensor, weights: Tensor | None, scale: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    n, d = x.shape
+    chunks = triton.cdiv(n, CHUNK)
+    firsts, seconds = (torch.empty((chunks, d), dtype=torch.float64, device=x.device) for _ in range(2))
+    tops = torch.empty((chunks, d), dtype=torch.float32, device=x.device)
+    width = min(max(triton.next_power_of_2(d), 16), WIDEST)
+    wrap_triton(moments_kernel)[(chunks, triton.cdiv(d, width))](
+        x, x if weights is None else weights, x if scale is None else scale, around, firsts, seconds, tops, n, d, CHUNK,
+        HAS_WEIGHTS=weights is not None, HAS_SCALE=scale is not None, ROWS=16, WIDTH=width, num_warps=4,
+    )  # fmt: skip
+    return firsts, seconds, tops

@@ -15,7 +15,7 @@ def piece_sums_kernel(
     dims = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     first = tl.load(bounds + piece)
     last = tl.load(bounds + piece + 1)
-    total = tl.zeros((WIDTH,), dtype=tl.float64)
+    total = tl.zeros((ROWS, WIDTH), dtype=tl.float64)  # each place its own: one reduction, at the end
     mass = tl.zeros((ROWS,), dtype=tl.float64)
     if HAS_CENTRE:
         middle = tl.load(centre + dims, mask=dims < D, other=0.0)
@@ -34,10 +34,43 @@ def piece_sums_kernel(
             weight = tl.load(weights + rows, mask=inside, other=0.0)
             values *= weight[:, None]
             mass += weight.to(tl.float64)
-        total += tl.sum(values, 0).to(tl.float64)
-    tl.store(sums + piece * D + dims, total, mask=dims < D)
+        total += values.to(tl.float64)
+    tl.store(sums + piece * D + dims, tl.sum(total, 0), mask=dims < D)
     if HAS_WEIGHTS:
         tl.store(masses + piece, tl.sum(mass, 0), mask=tl.program_id(1) == 0)
+
+
+@triton.jit
+def moments_kernel(
+    x, weights, scale, around, sums_of, squares_of, tops, n, D, chunk,
+    HAS_WEIGHTS: tl.constexpr, HAS_SCALE: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Of one chunk of the rows: weighted sums and sums of squares around a row, and the largest magnitude before scaling."""
+    place = tl.program_id(0).to(tl.int64)
+    dims = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    middle = tl.load(around + dims, mask=dims < D, other=0.0)
+    first = tl.zeros((ROWS, WIDTH), dtype=tl.float64)
+    second = tl.zeros((ROWS, WIDTH), dtype=tl.float64)
+    top = tl.zeros((ROWS, WIDTH), dtype=tl.float32)
+    begin = tl.program_id(0) * chunk
+    for start in range(begin, tl.minimum(begin + chunk, n), ROWS):
+        rows = (start + tl.arange(0, ROWS)).to(tl.int64)
+        inside = (rows < tl.minimum(begin + chunk, n))[:, None] & (dims < D)[None, :]
+        given = tl.load(x + rows[:, None] * D + dims[None, :], mask=inside, other=0.0).to(tl.float32)
+        # What is no number counts as infinite.
+        top = tl.maximum(top, tl.where(given == given, tl.abs(given), float("inf")))
+        values = tl.where(tl.abs(given) < float("inf"), given, 0.0).to(tl.float64)
+        if HAS_SCALE:
+            values *= tl.load(scale + rows, mask=rows < n, other=0.0).to(tl.float64)[:, None]
+        values = tl.where(inside, values - middle[None, :], 0.0)
+        weighted = values
+        if HAS_WEIGHTS:
+            weighted = values * tl.load(weights + rows, mask=rows < n, other=0.0).to(tl.float64)[:, None]
+        first += weighted
+        second += weighted * values
+    tl.store(sums_of + place * D + dims, tl.sum(first, 0), mask=dims < D)
+    tl.store(squares_of + place * D + dims, tl.sum(second, 0), mask=dims < D)
+    tl.store(tops + place * D + dims, tl.max(top, 0), mask=dims < D)
 
 
 @triton.jit

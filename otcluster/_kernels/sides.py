@@ -107,6 +107,11 @@ def directions(x: Tensor) -> Side:
     return _one(x, False, True)
 
 
+def inverse_lengths(x: Tensor) -> Tensor:
+    """One over the length of each vector, (count,) float32; 1 for a zero vector, which any number leaves as it is."""
+    return _laid(x, None, "", n_parts=0, direction=True)[1]
+
+
 def centred_clusters(centred: Tensor, centre: Tensor | None, *, half: bool = False) -> Side:
     """Centroids (k, d) around a centre, for squared distances.
 

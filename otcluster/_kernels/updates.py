@@ -64,7 +64,7 @@ def _class_sums(
     to = out + centroid[:, None] * d + dims[None, :]
     tl.store(to, sums.to(tl.float32), mask=(column < k)[:, None] & inside[None, :])
     if block == 0:
-        n_places = n_classes.to(tl.int64) * k
+        n_places = tl.full((), n_classes, tl.int64) * k
         tl.store(out + n_places * d + centroid, counts, mask=column < k)
         tl.store(out + n_places * (d + 1) + group, bad)
 

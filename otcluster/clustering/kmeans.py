@@ -243,7 +243,7 @@ class _Run:
             samples.begin_at(given)  # so that whoever has the centroids finds the same labels
             self.current = nearest_pass(samples, self.k, alone=True)
         laid = samples.laid(given)
-        self.current.run(laid)
+        counts = self.current.run(laid).counts
         labels = self.current.labels
         if isinstance(self.current, SolvedPass):
             answer = self.current.answer
@@ -255,7 +255,8 @@ class _Run:
             distances = distances if samples.weights is None else distances * ops.cast(samples.weights, ops.wide)
             inertia = float(samples.summed(xp.sum(distances)[None])[0])
         samples.centre = begun_at  # where the next start goes on
-        self._warn_of_empty(labels)
+        if isinstance(self.current, SolvedPass) or ops.facts([xp.min(samples.summed(counts))])[0] <= 0:
+            self._warn_of_empty(labels)
         centroids = samples.to_face(given)
         return KMeansResult(
             centroids, samples.to_face(labels), inertia, n_iter, status, lambda: self._assignment(centroids), answer

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from otcluster._ops.generic import Array
 from otcluster.clustering.passes import Step, relabelled
 from otcluster.clustering.samples import Samples
@@ -15,7 +13,8 @@ class KernelPass:
     Rows are laid out once, for products of exact parts; a pass then waits for nothing.
     """
 
-    def __init__(self, samples: Samples, x: Array, kernels: Any) -> None:
+    def __init__(self, samples: Samples) -> None:
+        x, kernels = samples.rows_of_kernels(), samples.kernels
         self.samples, self._x, self._kernels = samples, x, kernels
         self._centre = None if samples.metric == "cosine" else samples.centre
         self._rows = kernels.compared(x, self._centre)
@@ -42,8 +41,4 @@ class KernelPass:
 
 def kernel_pass(samples: Samples) -> KernelPass | None:
     """The pass of kernels over ``samples``, None where there are none."""
-    x = samples.on_device()
-    if x is None:
-        return None
-    kernels = samples.ops.member_kernels(x)
-    return None if kernels is None else KernelPass(samples, x, kernels)
+    return None if samples.kernels is None else KernelPass(samples)

@@ -32,6 +32,7 @@ class Samples:
         weights: (n,) in ``dtype``, or None for ones.
         total: Weight of all rows of all ranks.
         centre: (dim,) in ``dtype``.
+        kernels: What works on the rows on a device (:mod:`otcluster._kernels.members`), None where there is nothing.
         variance: The weighted mean of the variances of the coordinates, over all ranks.
     """
 
@@ -59,6 +60,9 @@ class Samples:
         self.n, self.dim = (int(size) for size in x.shape)
         if self.dim == 0:
             raise ValueError(f"x of shape {tuple(x.shape)} has no features: the second dimension must be at least 1")
+        self.kernels: Any = self.ops.member_kernels(self._x) if self.ops.may_have_kernels and not self.is_streamed else None
+        if self.kernels is not None:
+            self._x = self._x.contiguous()
         self.weights = None if weights is None else self._checked_weights(weights)
         self._survey()
 
@@ -74,6 +78,7 @@ class Samples:
         with ops.quiet():
             loops = self.loops()
             read = self._read_all if loops is None else functools.partial(self._read_compiled, loops)
+            read = read if self.kernels is None else self._read_by_kernels
             first, second, total, largest, scale = read(around)
             numbers = xp.stack([total, ops.full((), float(self.n), ops.wide)])
             packed = self.summed(xp.concat([first, second, numbers]))
@@ -131,6 +136,15 @@ class Samples:
             compiled.over_rows(len(block), self.dim, threads, read)
         largest = float(facts[:, 1].max()) if np.isfinite(facts[:, 2]).all() else math.inf
         return first.sum(0), second.sum(0), facts[:, 0].sum(), largest, scale if by_length else None
+
+    def _read_by_kernels(self, around: Array) -> tuple[Array, Array, Array, float, Array | None]:
+        """The same, in one reading of rows on a device."""
+        ops = self.ops
+        scale = self.kernels.inverse_lengths(self._x) if self.metric == "cosine" else None
+        first, second, largest = self.kernels.moments(self._x, around, self.weights, scale)
+        count = ops.full((), float(self.n), ops.wide)
+        total = count if self.weights is None else ops.xp.sum(ops.cast(self.weights, ops.wide))
+        return first, second, total, ops.facts([largest])[0], scale
 
     def _common_row(self) -> Array:
         """A row that all ranks know of: the largest of their first."""
@@ -214,9 +228,9 @@ class Samples:
         """The compiled loops of k-means for these rows, None where there are none."""
         return compiled.kernels(np.dtype(self.dtype).name, "kmeans_loops") if self.is_numpy else None
 
-    def on_device(self) -> Array | None:
-        """The rows as they came in, where they lie in the memory of a device that may have kernels."""
-        return self._x if self.ops.may_have_kernels and not self.is_streamed else None
+    def rows_of_kernels(self) -> Array:
+        """All rows as they came in, for :attr:`kernels`."""
+        return self._x
 
     def as_loops_take(self, block: Array, rows: slice) -> tuple[Any, ...]:
         """Some rows for compiled loops: as they are, the centre, scales and weights (empty for none)."""

@@ -101,7 +101,8 @@ class Reseed:
         dead_first = torch.argsort((~dead).to(torch.int8), dim=1, stable=True)
         own = owner.clamp(max=n_classes - 1)
         chance = lots(features, 1, turn)
-        which = torch.minimum((chance * n_dead[own]).to(torch.int64), (n_dead[own] - 1).clamp(min=0))
+        # What is masked out may be NaN, and draws no number.
+        which = torch.minimum((chance * n_dead[own]).to(torch.int64), n_dead[own] - 1).clamp(min=0)
         places = torch.where((owner < n_classes) & (n_dead[own] > 0), own * k + dead_first[own, which], n_places)
         key = lots(features, 2, turn)
         best = key.new_full((n_places + 1,), -1.0).scatter_reduce_(0, places, key, "amax")

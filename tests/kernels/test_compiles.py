@@ -96,9 +96,9 @@ def test_vectors_and_members(spilt):
     types = {
         "x": "*fp16", "vectors": "*fp32", "parts": "*fp16",
         **dict.fromkeys(("order", "bounds", "firsts", "labels"), "*i64"),
-        **dict.fromkeys(("sums", "masses", "pieces", "shifts"), "*fp64"),
-        **dict.fromkeys(("D", "d", "n", "count", "width"), "i32"),
-        **dict.fromkeys(("weights", "scale", "centre", "centroids", "squares", "factors"), "*fp32"),
+        **dict.fromkeys(("sums", "masses", "pieces", "shifts", "around", "sums_of", "squares_of"), "*fp64"),
+        **dict.fromkeys(("D", "d", "n", "count", "width", "chunk"), "i32"),
+        **dict.fromkeys(("weights", "scale", "centre", "centroids", "squares", "factors", "tops"), "*fp32"),
         "multiplier": "fp32", "halves": "fp32",
     }  # fmt: skip
     block = {"ROWS": 32, "WIDTH": 128}
@@ -116,6 +116,7 @@ def test_vectors_and_members(spilt):
     for kernel, constants in (
         (members_loops.piece_sums_kernel, all_of_it),
         (members_loops.merged_kernel, {"ROWS": 16, "WIDTH": 128}),
+        (members_loops.moments_kernel, {"HAS_WEIGHTS": True, "HAS_SCALE": True, "ROWS": 16, "WIDTH": 128}),
         (members_loops.own_squares_kernel, {"HAS_SCALE": True, **block}),
         (sides_loops.laid_kernel, laid),
         (sides_loops.laid_kernel, {**laid, "PARTS": 1, "count": 1}),
@@ -127,35 +128,39 @@ def test_vectors_and_members(spilt):
 def test_dense(spilt, dtype):
     from otcluster._kernels import dense
 
+    floats = ("weights", "tops", "sums", "lost", "factors", "part_tops", "out", "near", "rest")
     types = {
-        "scores": f"*{dtype}", **dict.fromkeys(("weights", "tops", "sums", "lost", "factors", "part_tops", "out"), "*fp32"),
-        "g": "*fp64", "masses": "*fp64", "labels": "*i64", "epsilon": "fp32",
-        **dict.fromkeys(("n", "k", "stride", "parts"), "i32"),
+        "scores": f"*{dtype}", **dict.fromkeys(floats, "*fp32"), "g": "*fp64", "masses": "*fp64", "labels": "*i64",
+        "epsilon": "fp32", **dict.fromkeys(("n", "k", "stride", "parts", "count"), "i32"),
     }  # fmt: skip
     rows = {"R": 2, "K": 4096, "WEIGHTED": False}
+    long = {"R": 4, "C": 2048, "WEIGHTED": False}
     for kernel, constants, warps in (
         (dense._first_part, rows, 16),
         (dense._columns_part, rows, 16),
         (dense._labels_of_rows, {"R": 2, "K": 4096}, 16),
         (dense._plan_of_rows, rows, 16),
-        (dense._long_rows, {"C": 4096, "WEIGHTED": False, "LABELS": False, "PLAN": False}, 8),
-        (dense._long_columns, {"R": 16, "C": 512, "FIRST": False, "WEIGHTED": False}, 4),
+        (dense._parts_of_g, {"C": 1024}, 4),
+        (dense._long_rows, {**long, "LABELS": False, "PLAN": False}, 8),
+        (dense._long_rows, {**long, "LABELS": True, "PLAN": False}, 8),
+        (dense._long_columns, {"R": 8, "C": 1024, "FIRST": False, "WEIGHTED": False}, 4),
     ):
         assert spilt(kernel, constants, types, warps, aligned=("k", "stride"))[0] == 0
     merged = {**types, "sums": "*fp32", "out": "*fp64"}
-    assert spilt(dense._merged, {"FIRST": True, "RAISE": True, "C": 256}, merged, 4, aligned=("k",))[0] == 0
+    assert spilt(dense._merged, {"FIRST": True, "RAISE": True, "P": 64, "C": 32}, merged, 4, aligned=("k",))[0] == 0
 
 
 def test_survey(spilt):
     from otcluster._kernels import survey
 
     types = {
-        "scores": "*bf16", **dict.fromkeys(("weights", "low", "high"), "*fp32"), "clusters": "*fp64", "totals": "*fp64",
-        "groups": "*i64", "flags": "*i32", "reached": "*i32", "n": "i32", "k": "i32", "limit": "fp32",
+        "scores": "*bf16", **dict.fromkeys(("weights", "parts_of_range"), "*fp32"), "out": "*fp64", "marks": "*i32",
+        **dict.fromkeys(("clusters", "totals"), "*fp64"), "groups": "*i64", "limit": "fp32", "lost_counts": "fp32",
+        **dict.fromkeys(("n", "k", "n_rows", "n_problems"), "i32"),
     }  # fmt: skip
-    constants = {"C": 1024, "WEIGHTED": True, "GROUPED": True, "N_GROUPS": 7}
-    assert spilt(survey._rows, constants, types, 4)[0] == 0
-    assert spilt(survey._columns, {"C": 1024}, types, 4)[0] == 0
+    for grouped in (False, True):
+        constants = {"R": 1, "C": 4096, "PARTS": 512, "PROBLEMS": 1, "WEIGHTED": True, "GROUPED": grouped}
+        assert spilt(survey._survey, constants, types, 8, aligned=("k",))[0] == 0
 
 
 def test_groups(spilt):
@@ -170,4 +175,4 @@ def test_groups(spilt):
         constants = {"R": 32, "K": 4, "WEIGHTED": False, "STARTED": False, "TO_TOL": tolerance, "BEST": tolerance}
         assert spilt(grouped._rounds, constants, types, 1)[0] == 0
     for metric in (0, 1, 2):
-        assert spilt(own._own, {"R": 16, "K": 4, "D": 64, "METRIC": metric}, types, 4, aligned=("d",))[0] == 0
+        assert spilt(own._own, {"R": 16, "K": 4, "D": 128, "METRIC": metric}, types, 4, aligned=("d",))[0] == 0

@@ -128,7 +128,7 @@ def test_a_pass_alone(place, monkeypatch, metric):
     monkeypatch.setenv("OTCLUSTER_KERNELS", "1")
     x, weights = drawn(place)
     samples = Samples(x, weights, metric, None)
-    mine, theirs = KernelPass(samples, x, members), PlainPass(samples)
+    mine, theirs = KernelPass(samples), PlainPass(samples)
     centroids = samples.laid(x[:K])
     one, two = mine.run(centroids), theirs.run(centroids)
     assert torch.equal(mine.labels, theirs.labels)
@@ -139,7 +139,7 @@ def test_a_pass_alone(place, monkeypatch, metric):
     torch.testing.assert_close(mine.distances(centroids), theirs.distances(centroids), rtol=1e-5, atol=1e-5)
     mine.relabel(3, 5)
     assert mine.labels[3] == 5
-    nobody = KernelPass(Samples(x[:0], None, metric, None), x[:0], members).run(centroids)
+    nobody = KernelPass(Samples(x[:0], None, metric, None)).run(centroids)
     assert nobody.sums.shape == (K, D)
     assert nobody.counts.tolist() == [0] * K
 
@@ -159,6 +159,32 @@ def test_the_rows_are_laid_out_once(place, monkeypatch):
     monkeypatch.setattr(members, "compared", lambda *given: calls.append(given) or compared(*given))
     otc.kmeans(x, K, init=x[:K], max_iter=4, tol=0)
     assert len(calls) == 2  # for the rounds, and for the labels of the centroids as they are given back
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_what_is_asked_before_the_rounds(place, monkeypatch, metric, dtype, weighted):
+    x, weights = drawn(place, dtype, d=130, offset=50.0)
+    x[3] = 0
+    monkeypatch.setattr(members, "CHUNK", 64)
+    mine, theirs = both(monkeypatch, lambda: Samples(x, weights if weighted else None, metric, None))
+    assert mine.total == pytest.approx(theirs.total)
+    assert mine.variance == pytest.approx(theirs.variance, rel=1e-6)
+    torch.testing.assert_close(mine.centre, theirs.centre, rtol=1e-6, atol=1e-6)
+    if metric == "cosine":
+        torch.testing.assert_close(mine.scale[4:], theirs.scale[4:], rtol=1e-6, atol=0)
+        assert (mine.prepared(mine.block(slice(3, 4)), slice(3, 4)) == 0).all()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_said(place, monkeypatch, value):
+    monkeypatch.setenv("OTCLUSTER_KERNELS", "1")
+    x, _ = drawn(place)
+    x[-1, -1] = value
+    for metric in METRICS:
+        with pytest.raises(ValueError, match="x must be finite"):
+            otc.kmeans(x, K, metric=metric)
 
 
 def test_what_no_kernel_takes(place, monkeypatch):

@@ -65,15 +65,18 @@ def agree(one, two, tolerance=2e-5):
 
 @pytest.mark.parametrize("dtype", [F16, BF16, F32], ids=str)
 @pytest.mark.parametrize("metric", METRICS)
-def test_fixed_rounds(place, monkeypatch, metric, dtype):
+@pytest.mark.parametrize("epsilon", [0.02, 0.5])
+def test_fixed_rounds(place, monkeypatch, metric, dtype, epsilon):
     x, c = drawn(place, dtype)
+    assert passes.is_scaled(made(x, c, metric)(), epsilon) == (epsilon == 0.5)
     agree(*with_and_without(
-        monkeypatch, made(x, c, metric), lambda problem: told(otc.solve(problem, otc.SinkhornKnopp(epsilon=0.1)))
+        monkeypatch, made(x, c, metric), lambda problem: told(otc.solve(problem, otc.SinkhornKnopp(epsilon=epsilon)))
     ))  # fmt: skip
 
 
 @pytest.mark.parametrize("what", ["sample_mass", "cluster_share", "closed", "relaxed", "all"])
-def test_masses(place, monkeypatch, what):
+@pytest.mark.parametrize("epsilon", [0.03, 0.05])
+def test_masses(place, monkeypatch, what, epsilon):
     x, c = drawn(place)
     mass = torch.linspace(0, 3, N, device=place)
     share = torch.linspace(1, 4, K, device=place)
@@ -86,7 +89,7 @@ def test_masses(place, monkeypatch, what):
         "relaxed": {"cluster_side": 0.3},
         "all": {"sample_mass": mass, "cluster_share": closed, "cluster_side": 0.3},
     }[what]
-    solver = otc.LogSinkhorn(epsilon=0.05, max_iter=4, tol=None)
+    solver = otc.LogSinkhorn(epsilon=epsilon, max_iter=4, tol=None)
     one, two = with_and_without(monkeypatch, made(x, c, **masses), lambda problem: told(otc.solve(problem, solver)))
     agree(one, two)
     assert (one[1][3:7] == 0).all() == ("cluster_share" in masses and masses["cluster_share"] is closed)
