@@ -255,6 +255,13 @@ class _Survey:
     def _allowed(self) -> Array:
         return self._values > -float("inf")
 
+    @property
+    def _ids(self) -> Array:
+        """Group ids; those that there are not, which a device finds in the same look, count as 0."""
+        ids = self.problem.groups
+        inside = (ids >= 0) & (ids < self.problem.n_problems)
+        return self.problem.ops.xp.where(inside, ids, self.problem.ops.xp.zeros_like(ids))
+
     @lazy
     def lost_rows(self) -> Array:
         """Which samples with mass may join no open cluster, (batches, n)."""
@@ -262,8 +269,10 @@ class _Survey:
         weighted = problem.weights > 0
         if problem.assigned_mass is not None:  # who may join no cluster stays outside
             return xp.zeros_like(weighted)
+        if not problem.n_problems:
+            return xp.zeros_like(weighted)
         grouped = problem.groups is not None
-        spread = xp.take(self.clusters, problem.groups, axis=0)[None, :, :] if grouped else self.clusters[:, None, :]
+        spread = xp.take(self.clusters, self._ids, axis=0)[None, :, :] if grouped else self.clusters[:, None, :]
         return weighted & ~xp.any(self._allowed & (spread > 0), axis=-1)
 
     @lazy
@@ -273,7 +282,9 @@ class _Survey:
         reached = self._allowed & (problem.weights > 0)[..., None]
         if problem.groups is None:
             return xp.any(reached, axis=-2)
-        return ops.segment_sum(ops.cast(reached[0, ...], ops.wide), problem.groups, problem.n_problems) > 0
+        if not problem.n_problems:
+            return self.clusters > 0
+        return ops.segment_sum(ops.cast(reached[0, ...], ops.wide), self._ids, problem.n_problems) > 0
 
     @lazy
     def _lost_columns(self) -> Array:

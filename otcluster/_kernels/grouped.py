@@ -88,13 +88,15 @@ def _rounds(
             error = (tl.sum(tl.abs(columns - mass), axis=0) + nobody) / tl.where(total > 0, total, 1.0)
             rounds += 1
             going = (error > limit) & (rounds < most)
+            # A loop carries what is a new value in it: `kept = g` would leave the one from before the loop.
             if BEST:
                 kept = tl.where(error < least, g, kept)
                 least = tl.minimum(error, least)
             else:
-                kept, least = g, error
-            g = half_round(g, columns, mass, eps)
-        g = kept
+                least = error
+            g = tl.where(going, half_round(g, columns, mass, eps), g)
+        if BEST:
+            g = kept
         tl.store(errors + problem, least)
         tl.store(counts + problem, rounds)
     else:

@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from otcluster._kernels.launching import jit, launch, operator, power
+from otcluster._kernels.tiles import TINY
 
 MOST_CLUSTERS = 128
 _PRODUCTS, _COSINES, _DISTANCES = 0, 1, 2
@@ -81,14 +82,14 @@ def _own(
             lost = there & ((squares < 1 / _SAFE) | ~(squares < _SAFE))
             lost_of = (column < k) & ((squares_of < 1 / _SAFE) | ~(squares_of < _SAFE))
             if (tl.max(lost.to(tl.int32), axis=0) > 0) | (tl.max(lost_of.to(tl.int32), axis=0) > 0):
-                # Divided by their largest entries, so that squares neither overflow nor vanish.
+                # Divided by their largest entries, so that squares neither overflow nor vanish. Below TINY there is no inverse.
                 most, most_of = tl.zeros((R, D), tl.float32), tl.zeros((K, D), tl.float32)
                 for first in range(0, d, D):
                     mine, theirs = _load(x, centroids, row, there, group, first, k, d, K, D)
                     most, most_of = tl.maximum(most, tl.abs(mine)), tl.maximum(most_of, tl.abs(theirs))
                 largest, largest_of = tl.max(most, axis=1), tl.max(most_of, axis=1)
-                one = 1.0 / tl.where(largest > 0, largest, 1.0)
-                one_of = 1.0 / tl.where(largest_of > 0, largest_of, 1.0)
+                one = 1.0 / tl.where(largest > 0, tl.maximum(largest, TINY), 1.0)
+                one_of = 1.0 / tl.where(largest_of > 0, tl.maximum(largest_of, TINY), 1.0)
                 total, squares, squares_of = _sums(x, centroids, row, there, group, one, one_of, k, d, R, K, D, METRIC)
             total /= tl.sqrt(tl.where(squares > 0, squares, 1.0))[:, None]
             total /= tl.sqrt(tl.where(squares_of > 0, squares_of, 1.0))[None, :]

@@ -8,6 +8,7 @@ Only ``test_compiles.py`` needs neither.
 from __future__ import annotations
 
 import os
+import warnings
 
 import pytest
 import torch
@@ -48,3 +49,11 @@ def filled(monkeypatch):
 
     monkeypatch.setattr(torch, "empty", lambda *args, **kwargs: spoilt(empty(*args, **kwargs)))
     monkeypatch.setattr(torch, "empty_like", lambda *args, **kwargs: spoilt(empty_like(*args, **kwargs)))
+
+
+@pytest.fixture(autouse=True)
+def infinities():
+    """Infinities, and what comes of them where it is not used, are no reason for NumPy, which interprets, to warn."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(overflow|invalid value) encountered", RuntimeWarning)
+        yield

@@ -28,8 +28,8 @@ def ptxas():
 
 
 @pytest.fixture
-def spilt(ptxas, tmp_path, monkeypatch):
-    """Compile for the architecture of H100 and H200: how many bytes of registers are spilt, and the text of the program."""
+def made(tmp_path, monkeypatch):
+    """Compile for the architecture of H100 and H200."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -46,8 +46,18 @@ def spilt(ptxas, tmp_path, monkeypatch):
         source = ASTSource(
             kernel, signature, {(kernel.arg_names.index(name),): value for name, value in constants.items()}, attributes
         )
-        made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps, "num_stages": stages})
-        text = made.asm["ptx"]
+        return triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps, "num_stages": stages})
+
+    return compiled
+
+
+@pytest.fixture
+def spilt(ptxas, made, tmp_path):
+    """Compile likewise: how many bytes of registers are spilt, and the text of the program."""
+
+    def compiled(*given, **options):
+        program = made(*given, **options)
+        text = program.asm["ptx"]
         (tmp_path / "kernel.ptx").write_text(text)
         told = subprocess.run(
             [ptxas, "-v", "--gpu-name=sm_90a", str(tmp_path / "kernel.ptx"), "-o", str(tmp_path / "kernel.cubin")],
@@ -55,7 +65,7 @@ def spilt(ptxas, tmp_path, monkeypatch):
             text=True,
             check=True,
         ).stderr
-        assert made.metadata.shared <= 227 << 10
+        assert program.metadata.shared <= 227 << 10
         return int(re.search(r"(\d+) bytes spill stores", told)[1]), text
 
     return compiled
@@ -165,17 +175,47 @@ def test_survey(spilt):
         assert spilt(survey._survey, constants, types, 8, aligned=("k",))[0] == 0
 
 
+GROUPS = {
+    "scores": "*fp32", "order": "*i64", "starts": "*i64", "weights": "*fp32", "masses": "*fp64", "begin": "*fp64",
+    "g_out": "*fp64", "labels": "*i64", "errors": "*fp64", "counts": "*i64", "x": "*fp32", "centroids": "*fp32",
+    **dict.fromkeys(("k", "d", "most"), "i32"), "epsilon": "fp32", "limit": "fp32",
+}  # fmt: skip
+
+
 def test_groups(spilt):
     from otcluster._kernels import grouped, own
 
-    types = {
-        "scores": "*fp32", "order": "*i64", "starts": "*i64", "weights": "*fp32", "masses": "*fp64", "begin": "*fp64",
-        "g_out": "*fp64", "labels": "*i64", "errors": "*fp64", "counts": "*i64", "x": "*fp32", "centroids": "*fp32",
-        **dict.fromkeys(("k", "d", "most"), "i32"), "epsilon": "fp32", "limit": "fp32",
-    }  # fmt: skip
-    for tolerance in (False, True):
-        constants = {"R": 32, "K": 4, "WEIGHTED": False, "STARTED": False, "TO_TOL": tolerance, "BEST": tolerance}
+    for tolerance, best in ((False, False), (True, False), (True, True)):
+        constants = {"R": 32, "K": 4, "WEIGHTED": False, "STARTED": False, "TO_TOL": tolerance, "BEST": best}
         numbers = {"epsilon": "fp64", "limit": "fp64"} if tolerance else {}  # as torch.compile has them
-        assert spilt(grouped._rounds, constants, {**types, **numbers}, 1)[0] == 0
+        assert spilt(grouped._rounds, constants, {**GROUPS, **numbers}, 1)[0] == 0
     for metric in (0, 1, 2):
-        assert spilt(own._own, {"R": 16, "K": 4, "D": 128, "METRIC": metric}, types, 4, aligned=("d",))[0] == 0
+        assert spilt(own._own, {"R": 16, "K": 4, "D": 128, "METRIC": metric}, GROUPS, 4, aligned=("d",))[0] == 0
+
+
+@pytest.mark.parametrize("started", [False, True])
+@pytest.mark.parametrize(("tolerance", "best"), [(False, False), (True, False), (True, True)])
+def test_rounds_of_groups_end_with_what_their_loop_made(made, tolerance, best, started):
+    """A compiled loop carries names that have a new value in it, and not those that another name's old value is given to.
+
+    The interpreter runs Python, which does not mind.
+    """
+    from otcluster._kernels import grouped
+
+    constants = {"R": 32, "K": 4, "WEIGHTED": True, "STARTED": started, "TO_TOL": tolerance, "BEST": best}
+    text = made(grouped._rounds, constants, GROUPS, 1).asm["ttir"]
+    (stored,) = re.findall(r"tt\.store %\w+, %(\w+)(?:#\d+)?, %\w+ : tensor<4x!tt\.ptr<f64>>", text)
+    loops = re.findall(r"%(\w+)(?::\d+)? = scf\.(?:for|while) ", text)
+    assert stored in loops
+
+
+def test_updates(spilt):
+    from otcluster._kernels import updates
+
+    floats = ("rows", "usage", "lengths", "sums", "counts", "keep", "add", "given")
+    types = {
+        **dict.fromkeys(floats, "*fp32"), "age": "*i64", "n_updates": "*i64", "is_open": "*i1", "momentum": "fp64", "rest": "fp64",
+        "d": "i32", "k": "i32",
+    }  # fmt: skip
+    constants = {"D": 2048, "K": 4, "UNIT": True, "LENGTHS": False, "GIVEN": False}
+    assert spilt(updates._absorb, constants, types, 4, aligned=("d",))[0] == 0
