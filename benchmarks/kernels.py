@@ -1,7 +1,7 @@
 """Each kernel alone on a CUDA device, beside its floor: ``python -m benchmarks.kernels [--quick] [--out FILE]``.
 
-The floor is the bytes that must be moved at the speed of a large copy, or the products at that of a large product, whichever takes
-longer. ``--quick`` tries the script on the host, under ``TRITON_INTERPRET=1``, with tiny sizes.
+The floor is the bytes that must be moved at the speed of a large copy, or the products at that of a large product, whichever
+takes longer. ``--quick`` tries the script on the host, under ``TRITON_INTERPRET=1``, with tiny sizes.
 """
 
 from __future__ import annotations

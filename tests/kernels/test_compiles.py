@@ -214,8 +214,8 @@ def test_updates(spilt):
 
     floats = ("rows", "usage", "lengths", "sums", "counts", "keep", "add", "given")
     types = {
-        **dict.fromkeys(floats, "*fp32"), "age": "*i64", "n_updates": "*i64", "is_open": "*i1", "momentum": "fp64", "rest": "fp64",
-        "d": "i32", "k": "i32",
+        **dict.fromkeys(floats, "*fp32"), "age": "*i64", "n_updates": "*i64", "is_open": "*i1",
+        "momentum": "fp64", "rest": "fp64", "d": "i32", "k": "i32",
     }  # fmt: skip
     constants = {"D": 2048, "K": 4, "UNIT": True, "LENGTHS": False, "GIVEN": False}
     assert spilt(updates._absorb, constants, types, 4, aligned=("d",))[0] == 0
