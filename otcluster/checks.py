@@ -259,6 +259,7 @@ class _Survey:
     def _ids(self) -> Array:
         """Group ids; those that there are not, which a device finds in the same look, count as 0."""
         ids = self.problem.groups
+        assert ids is not None
         inside = (ids >= 0) & (ids < self.problem.n_problems)
         return self.problem.ops.xp.where(inside, ids, self.problem.ops.xp.zeros_like(ids))
 
