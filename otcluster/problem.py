@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 __all__ = ["InfeasibleError", "Problem"]
 
 
+_KEPT = (
+    "scores", "assigned_mass", "assigned", "cluster_side", "groups", "n_groups", "given", "versions", "clusters", "closed",
+    "has_forbidden", "bounds", "sharded", "fault", "reducer", "n_everywhere",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, eq=False, repr=False, init=False)
 class Problem:
     """Samples to be assigned to clusters: scores, and how much mass each side has.
@@ -321,13 +327,21 @@ class Problem:
 
     def with_scores(self, values: Array) -> Problem:
         """The same problem, checked as it is, with other scores of the same shape."""
-        other = copy.copy(self)
+        other = self._copied()
         other._set(scores=DenseScores(values))
+        return other
+
+    def _copied(self) -> Problem:
+        if self.ops.may_check:
+            return copy.copy(self)
+        other: Problem = object.__new__(type(self))  # torch.compile does not see through a copy
+        for name in (*_KEPT, "weights") if self.is_weighted else _KEPT:
+            object.__setattr__(other, name, getattr(self, name))
         return other
 
     def with_clusters(self, clusters: Array) -> Problem:
         """The same problem, checked as it is, with other masses of the clusters, (n_problems, k) and wide."""
-        other = copy.copy(self)
+        other = self._copied()
         other.__dict__.pop("cluster_mass", None)
         other._set(clusters=clusters)
         return other

@@ -49,6 +49,7 @@ def _tile(scores, weights, batch, at, n, k, stride, R: tl.constexpr, K: tl.const
 def _first_part(
     scores, weights, tops, sums, n, k, stride, epsilon, R: tl.constexpr, K: tl.constexpr, WEIGHTED: tl.constexpr
 ):  # fmt: skip
+    epsilon = tl.full((), epsilon, tl.float32)  # where it was compiled as a float64
     part, parts, batch = tl.program_id(0), tl.num_programs(0), tl.program_id(1).to(tl.int64)
     top, total = tl.full((K,), -float("inf"), tl.float32), tl.zeros((K,), tl.float32)
     for at in range(part * R, n, parts * R):
@@ -64,6 +65,7 @@ def _first_part(
 def _columns_part(
     scores, weights, g, sums, lost, n, k, stride, epsilon, R: tl.constexpr, K: tl.constexpr, WEIGHTED: tl.constexpr
 ):  # fmt: skip
+    epsilon = tl.full((), epsilon, tl.float32)  # where it was compiled as a float64
     part, parts, batch = tl.program_id(0), tl.num_programs(0), tl.program_id(1).to(tl.int64)
     column = tl.arange(0, K)
     near, rest = split(tl.load(g + batch * k + column, mask=column < k, other=-float("inf")), epsilon)
@@ -83,6 +85,7 @@ def _merged(
     FIRST: tl.constexpr, RAISE: tl.constexpr, P: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """Add up what programs found of some columns; then the half-round of the clusters, if asked for."""
+    epsilon = tl.full((), epsilon, tl.float32)  # where it was compiled as a float64
     column, batch = tl.program_id(0) * C + tl.arange(0, C), tl.program_id(1).to(tl.int64)
     there = column < k
     eps = tl.full((), epsilon, tl.float64)
@@ -115,6 +118,7 @@ def _merged(
 
 @jit
 def _labels_of_rows(scores, g, labels, n, k, stride, epsilon, R: tl.constexpr, K: tl.constexpr):
+    epsilon = tl.full((), epsilon, tl.float32)  # where it was compiled as a float64
     part, parts, batch = tl.program_id(0), tl.num_programs(0), tl.program_id(1).to(tl.int64)
     column = tl.arange(0, K)
     near, rest = split(tl.load(g + batch * k + column, mask=column < k, other=-float("inf")), epsilon)
@@ -127,6 +131,7 @@ def _labels_of_rows(scores, g, labels, n, k, stride, epsilon, R: tl.constexpr, K
 def _plan_of_rows(
     scores, weights, g, out, n, k, stride, epsilon, R: tl.constexpr, K: tl.constexpr, WEIGHTED: tl.constexpr
 ):  # fmt: skip
+    epsilon = tl.full((), epsilon, tl.float32)  # where it was compiled as a float64
     part, parts, batch = tl.program_id(0), tl.num_programs(0), tl.program_id(1).to(tl.int64)
     column = tl.arange(0, K)
     near, rest = split(tl.load(g + batch * k + column, mask=column < k, other=-float("inf")), epsilon)
@@ -140,6 +145,7 @@ def _plan_of_rows(
 @jit
 def _parts_of_g(g, near, rest, count, epsilon, C: tl.constexpr):
     """The two parts of a potential, for kernels that look at it once for a few rows each."""
+    epsilon = tl.full((), epsilon, tl.float32)  # where it was compiled as a float64
     place = tl.program_id(0) * C + tl.arange(0, C)
     one, two = split(tl.load(g + place, mask=place < count, other=-float("inf")), epsilon)
     tl.store(near + place, one, mask=place < count)
@@ -164,6 +170,7 @@ def _long_rows(
     R: tl.constexpr, C: tl.constexpr, WEIGHTED: tl.constexpr, LABELS: tl.constexpr, PLAN: tl.constexpr,
 ):  # fmt: skip
     """Of each row the maximum and what its exponentials are multiplied with; or its label, or its part of the plan."""
+    epsilon = tl.full((), epsilon, tl.float32)  # where it was compiled as a float64
     row, batch = (tl.program_id(0) * R + tl.arange(0, R)).to(tl.int64), tl.program_id(1).to(tl.int64)
     there = row < n
     at_row = batch * stride + row * k
@@ -209,6 +216,7 @@ def _long_columns(
     R: tl.constexpr, C: tl.constexpr, FIRST: tl.constexpr, WEIGHTED: tl.constexpr,
 ):  # fmt: skip
     """Sums of some columns over the rows of one part; the parts run from the last row, which was read last, to the first."""
+    epsilon = tl.full((), epsilon, tl.float32)  # where it was compiled as a float64
     column = tl.program_id(0) * C + tl.arange(0, C)
     part, parts, batch = tl.num_programs(1) - 1 - tl.program_id(1), tl.num_programs(1), tl.program_id(2).to(tl.int64)
     there = column < k

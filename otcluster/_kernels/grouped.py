@@ -66,6 +66,7 @@ def _rounds(
     column = tl.arange(0, K)
     mass = tl.load(masses + problem * k + column, mask=column < k, other=0.0)
     eps = tl.full((), epsilon, tl.float64)
+    epsilon = tl.full((), epsilon, tl.float32)  # where it was compiled as a float64
     tile, weight, row, there = _rows(scores, order, weights, start, stop, k, R, K, WEIGHTED)
     if STARTED:
         g = tl.load(begin + problem * k + column, mask=column < k, other=-float("inf"))

@@ -48,15 +48,17 @@ def blocks_of(dtype: torch.dtype, d: int, own_parts: int, other_parts: int, near
     if dtype == torch.float32:
         return Blocks(128, 64, min(whole, 32), 8, 2)
     if whole - d <= d // 4 and whole <= 128:
-        if nearest and parts < 4:
-            return Blocks(128, 64, whole, 8 if parts == 2 else 4, 2)
+        if nearest:
+            return Blocks(128, 64, whole, 4 if parts == 3 else 8, 2)
         if not nearest and parts == 2:
             return Blocks(128, 128, whole, 8, 2 if whole == 128 else 3)
         if not nearest:
             return Blocks(128, 64 if parts == 4 else 128, whole, 8, 2)
     if nearest:
         return Blocks(128, 128, 64, 8, 3 if parts < 4 else 2)
-    return Blocks(128, 256, 64 if parts == 2 else 32, 8, 3)
+    if parts == 2:
+        return Blocks(128, 128, 64, 4, 3)
+    return Blocks(128, 256, 32, 8, 3)
 
 
 def shared_bytes(blocks: Blocks, d: int, own_parts: int, other_parts: int) -> int:

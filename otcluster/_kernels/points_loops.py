@@ -69,6 +69,7 @@ def rows_kernel(
     HAS_AFTER: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """Soft maxima: the largest of each row, and the sum of powers of two relative to it, of one span of the others."""
+    inverse = tl.full((), inverse, tl.float32)  # where it was compiled as a float64
     rows = tl.program_id(0) * OWN + tl.arange(0, OWN)
     own_at = tl.minimum(rows, n_own - 1).to(tl.int64)
     own_size = tl.full((), D, tl.int64) * n_own
@@ -112,6 +113,7 @@ def columns_kernel(
     OWN: tl.constexpr, OTHER: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """Sums over the others of ``weight * 2^((score + near - top) * inverse)``, of one span of them."""
+    inverse = tl.full((), inverse, tl.float32)  # where it was compiled as a float64
     rows = tl.program_id(0) * OWN + tl.arange(0, OWN)
     own_at = tl.minimum(rows, n_own - 1).to(tl.int64)
     own_size = tl.full((), D, tl.int64) * n_own
@@ -148,6 +150,7 @@ def nearest_kernel(
     HAS_AFTER: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """The first of the largest of each row, in one span of the others; -1 where all are closed."""
+    inverse = tl.full((), inverse, tl.float32)  # where it was compiled as a float64
     rows = tl.program_id(0) * OWN + tl.arange(0, OWN)
     own_at = tl.minimum(rows, n_own - 1).to(tl.int64)
     own_size = tl.full((), D, tl.int64) * n_own
@@ -215,6 +218,7 @@ def sums_kernel(
     HAS_OFFSET: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """Sums over the others of ``2^(score * inverse + offset)``, of one span of them, where no exponent is in danger."""
+    inverse = tl.full((), inverse, tl.float32)  # where it was compiled as a float64
     rows = tl.program_id(0) * OWN + tl.arange(0, OWN)
     own_at = tl.minimum(rows, n_own - 1).to(tl.int64)
     own_size = tl.full((), D, tl.int64) * n_own

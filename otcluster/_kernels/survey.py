@@ -27,6 +27,8 @@ def _survey(
     R: tl.constexpr, C: tl.constexpr, PARTS: tl.constexpr, PROBLEMS: tl.constexpr,
     WEIGHTED: tl.constexpr, GROUPED: tl.constexpr,
 ):  # fmt: skip
+    limit = tl.full((), limit, tl.float32)  # where it was compiled as a float64
+    lost_counts = tl.full((), lost_counts, tl.float32)  # where it was compiled as a float64
     part, parts = tl.program_id(0), tl.num_programs(0)
     whole = marks + 8
     reached = marks + 8 + n_problems

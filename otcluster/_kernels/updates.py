@@ -17,7 +17,7 @@ from torch import Tensor
 from otcluster._kernels.launching import jit, launch, operator, power
 from otcluster._kernels.tiles import TINY
 
-_ROWS = 8
+_ROWS = 4
 _TILE = 8192  # features that a program holds, once for each centroid
 _PROGRAMS = 1024  # wanted, to keep a device busy
 _SPARE = 8  # parts of sums take at most this part of the features' memory
@@ -118,6 +118,7 @@ def _absorb(
     rows, usage, age, n_updates, lengths, sums, counts, is_open, keep, add, given, momentum, rest, d, k,
     D: tl.constexpr, K: tl.constexpr, UNIT: tl.constexpr, LENGTHS: tl.constexpr, GIVEN: tl.constexpr,
 ):  # fmt: skip
+    momentum, rest = tl.full((), momentum, tl.float32), tl.full((), rest, tl.float32)  # where compiled as a float64
     place = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, K)
     of_class = tl.load(counts + place // k * k + column, mask=column < k, other=0.0)
