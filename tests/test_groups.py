@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import otcluster as otc
-from otcluster import passes
+from otcluster import half_rounds, passes
 from tests.strategies import to_numpy
 
 
@@ -77,6 +77,7 @@ def test_no_pass_loops_over_groups(monkeypatch):
     scores, groups = uneven()
     calls = []
     original = passes.tiles
-    monkeypatch.setattr(passes, "tiles", lambda problem, **how: calls.append(1) or original(problem, **how))
+    for module in (passes, half_rounds):
+        monkeypatch.setattr(module, "tiles", lambda problem, **how: calls.append(1) or original(problem, **how))
     otc.sinkhorn_knopp(scores, groups=groups, n_groups=1000).labels()
     assert len(calls) == 4  # three rounds and the labels, whatever the number of groups
