@@ -39,7 +39,8 @@ def takes(what: str, arrays: Sequence[Tensor], objections: Sequence[str | None] 
     if asked == "0":
         return False
     unfit = [_unfit(array, any_layout) for array in arrays]
-    reason = next((each for each in (_ABSENT, *unfit, *objections) if each is not None), None)
+    reasons = (_ABSENT, _too_old(arrays[0].device), *unfit, *objections)
+    reason = next((each for each in reasons if each is not None), None)
     if reason is None:
         return True
     if asked == "1":
@@ -67,6 +68,14 @@ def unfit_points(x: Tensor, centroids: Tensor) -> str | None:
         if array.ndim != 2:
             return f"{name} has shape {tuple(array.shape)}, and the kernels take one problem at a time, (count, d)"
     return None if x.shape[1] else "the vectors have no dimensions"
+
+
+@torch.compiler.assume_constant_result
+def _too_old(device: torch.device) -> str | None:
+    if device.type != "cuda" or torch.version.hip is not None:
+        return None
+    found = torch.cuda.get_device_capability(device)
+    return None if found >= (8, 0) else f"the device has compute capability {found[0]}.{found[1]}, and kernels need 8.0"
 
 
 def _unfit(array: Tensor, any_layout: bool) -> str | None:

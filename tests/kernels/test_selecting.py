@@ -375,3 +375,13 @@ def test_answers_are_their_own_and_the_same_each_time(place, monkeypatch, kind):
     assert torch.equal(one.labels(), two.labels())
     if kind == "dense":
         assert torch.equal(one.plan(), two.plan())
+
+
+def test_old_devices_have_none(monkeypatch):
+    found = {"capability": (7, 5)}
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: found["capability"])
+    monkeypatch.setattr(torch.version, "hip", None)
+    assert select._too_old(torch.device("cuda", 0)) == "the device has compute capability 7.5, and kernels need 8.0"
+    found["capability"] = (8, 0)
+    assert select._too_old(torch.device("cuda", 0)) is None
+    assert select._too_old(torch.device("cpu")) is None
