@@ -72,7 +72,11 @@ def unfit_points(x: Tensor, centroids: Tensor) -> str | None:
 
 @torch.compiler.assume_constant_result
 def _too_old(device: torch.device) -> str | None:
-    if device.type != "cuda" or torch.version.hip is not None:
+    if device.type != "cuda":
+        return None
+    if not torch.cuda.is_available():  # tensors may stand for those of a device that is elsewhere
+        return "no CUDA device is present"
+    if torch.version.hip is not None:
         return None
     found = torch.cuda.get_device_capability(device)
     return None if found >= (8, 0) else f"the device has compute capability {found[0]}.{found[1]}, and kernels need 8.0"

@@ -381,6 +381,7 @@ def test_old_devices_have_none(monkeypatch):
     found = {"capability": (7, 5)}
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: found["capability"])
     monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert select._too_old(torch.device("cuda", 0)) == "the device has compute capability 7.5, and kernels need 8.0"
     found["capability"] = (8, 0)
     assert select._too_old(torch.device("cuda", 0)) is None
