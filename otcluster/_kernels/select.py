@@ -10,13 +10,25 @@ import functools
 import importlib.util
 import logging
 import os
+import shutil
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 logger = logging.getLogger(__name__)
-_ABSENT = None if importlib.util.find_spec("triton") is not None else "triton is not installed"
+
+
+def _what_is_missing() -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    compilers = (os.environ.get("CC") or "cc", "gcc", "clang")
+    if os.environ.get("TRITON_INTERPRET") != "1" and not any(map(shutil.which, compilers)):
+        return "Triton needs a C compiler, and finds none: install gcc or clang, or set CC"
+    return None
+
+
+_ABSENT = _what_is_missing()
 
 
 def takes(what: str, arrays: Sequence[Tensor], objections: Sequence[str | None] = (), *, any_layout: bool = False) -> bool:

@@ -386,3 +386,12 @@ def test_old_devices_have_none(monkeypatch):
     found["capability"] = (8, 0)
     assert select._too_old(torch.device("cuda", 0)) is None
     assert select._too_old(torch.device("cpu")) is None
+
+
+def test_without_a_compiler_there_are_none(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(select.shutil, "which", lambda name: None)
+    assert "C compiler" in select._what_is_missing()
+    monkeypatch.setattr(select.shutil, "which", lambda name: "/usr/bin/gcc" if name == "gcc" else None)
+    assert select._what_is_missing() is None
