@@ -6,6 +6,7 @@ from typing import Any
 
 from otcluster._ops.generic import Array
 from otcluster.problem import Problem
+from otcluster.ranges import representable
 from otcluster.scores import DenseScores
 
 
@@ -15,7 +16,7 @@ class DevicePasses:
     def __init__(self, problem: Problem, kernels: Any, scores: Array, weights: Array | None, epsilon: float) -> None:
         self.source, self.clusters, self.epsilon = problem.scores, problem.clusters, epsilon
         self._kernels, self._scores, self._weights = kernels, scores, weights
-        self._strength = max(epsilon, problem.ops.smallest(problem.dtype))
+        self._strength = representable(problem, epsilon)
 
     def fits(self, problem: Problem, epsilon: float) -> bool:
         """Whether they are those of ``problem``, which may be a copy of the one that they were made for."""

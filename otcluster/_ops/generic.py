@@ -76,10 +76,6 @@ class GenericOps:
             f"{argument} must be float16, bfloat16, float32 or float64, got {array.dtype}: convert it to float32 first"
         )
 
-    def smallest(self, dtype: Any) -> float:
-        """The smallest number of ``dtype`` that keeps its digits."""
-        return float(self.xp.finfo(dtype).smallest_normal)
-
     def is_integer(self, array: Array) -> bool:
         return bool(self.xp.isdtype(array.dtype, "integral"))
 

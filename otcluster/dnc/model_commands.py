@@ -162,13 +162,8 @@ def _explain_model(run: LoadedRun, as_json: bool, measured: bool) -> None:
         typer.echo(
             f"{each.name}: {each.size} training images ({each.share:.0%} of its class), {', '.join(each.typical) or 'none'}"
         )
-    typer.echo("most alike of different classes:")
-    for pair in found.confusable:
-        typer.echo(f"  {found.name(pair.first)} and {found.name(pair.second)}, cosine {pair.cosine:.3f}")
-    for pair in found.duplicates:
-        typer.echo(f"duplicates: {found.name(pair.first)} and {found.name(pair.second)}, cosine {pair.cosine:.4f}")
-    for place in found.dead:
-        typer.echo(f"dead: {found.name(place)}, of hardly any training image the nearest")
+    for line in found.lines("training image"):
+        typer.echo(line)
     for line in [] if true is None else true.lines():
         typer.echo(line)
 

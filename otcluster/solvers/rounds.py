@@ -12,6 +12,7 @@ from otcluster._ops.generic import Array
 from otcluster.assignment import Assignment, EntropicAssignment
 from otcluster.on_device import takes_half_rounds
 from otcluster.problem import Problem
+from otcluster.ranges import representable
 from otcluster.scores import DenseScores, PointScores
 
 logger = logging.getLogger(__name__)
@@ -88,9 +89,8 @@ def rounds_at_once(
     limit = None if tol is None else float(np.float32(limit_of(problem, tol)))
     most = max_iter - 1 if tol is None and start is None else max_iter
     weights = problem.weights[0, :] if problem.is_weighted else None
-    smallest = float(ops.xp.finfo(problem.dtype).smallest_normal)
     g, labels, error, n_iter = kernels.grouped_rounds(
-        scores, order, starts, weights, problem.clusters, start, max(epsilon, smallest), most, limit, best
+        scores, order, starts, weights, problem.clusters, start, representable(problem, epsilon), most, limit, best
     )
     if limit is None:
         return EntropicAssignment(problem, solver, g, epsilon, max_iter, labels=labels)

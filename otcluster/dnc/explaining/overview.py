@@ -82,6 +82,23 @@ class Overview:
         """What a sub-centroid is called."""
         return next(each.name for each in self.subcentroids if each.place == place)
 
+    def lines(self, thing: str) -> list[str]:
+        """What is alike and what is dead, as lines of text.
+
+        Args:
+            thing: What sub-centroids are the nearest of: ``"training image"``, or ``"training pixel"``.
+        """
+
+        def alike(pair: Pair, digits: int) -> str:
+            return f"{self.name(pair.first)} and {self.name(pair.second)}, cosine {pair.cosine:.{digits}f}"
+
+        return [
+            "most alike of different classes:",
+            *(f"  {alike(pair, 3)}" for pair in self.confusable),
+            *(f"duplicates: {alike(pair, 4)}" for pair in self.duplicates),
+            *(f"dead: {self.name(place)}, of hardly any {thing} the nearest" for place in self.dead),
+        ]
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, sub-centroids by name."""
 

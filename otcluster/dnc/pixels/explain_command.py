@@ -66,13 +66,8 @@ def _explain_model(run: PixelRun, as_json: bool) -> None:
     for each in found.subcentroids:
         near = ", ".join(f"{patch.name} at row {patch.row}, column {patch.column}" for patch in patches.of(*each.place)[:3])
         typer.echo(f"{each.name}: {each.size} training pixels ({each.share:.0%} of its class), {near or 'none'}")
-    typer.echo("most alike of different classes:")
-    for pair in found.confusable:
-        typer.echo(f"  {found.name(pair.first)} and {found.name(pair.second)}, cosine {pair.cosine:.3f}")
-    for pair in found.duplicates:
-        typer.echo(f"duplicates: {found.name(pair.first)} and {found.name(pair.second)}, cosine {pair.cosine:.4f}")
-    for place in found.dead:
-        typer.echo(f"dead: {found.name(place)}, of hardly any training pixel the nearest")
+    for line in found.lines("training pixel"):
+        typer.echo(line)
 
 
 def _explain_pictures(run: PixelRun, images: list[str], as_json: bool) -> None:
