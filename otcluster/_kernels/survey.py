@@ -11,14 +11,21 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from otcluster._kernels.dense import processors
-from otcluster._kernels.launching import jit, launch, operator, power
+from otcluster._kernels.launching import jit, launch, operator, power, processors
 
 LOW, HIGH, BAD, FORBIDDEN, LOST_ROWS, LOST_COLUMNS, TOO_LARGE, BAD_IDS = range(8)
 """The places of the facts."""
 
-_TILE = 4096
+BAD_BIT, FORBIDDEN_BIT, LARGE_BIT = tl.constexpr(1), tl.constexpr(2), tl.constexpr(4)
+
+_TILE, _BUSY = 4096, 4  # scores that a program looks at, and programs for each processor
 _HEADER = 8  # counters and flags before the marks
+
+
+@jit
+def either(one, two):
+    """For reductions of bits."""
+    return one | two
 
 
 @jit
@@ -33,13 +40,7 @@ def _survey(
     whole = marks + 8
     reached = marks + 8 + n_problems
     low, high = tl.full((R, C), float("inf"), tl.float32), tl.full((R, C), -float("inf"), tl.float32)
-    bad, large, forbidden, ids = (
-        tl.zeros((R,), tl.int32),
-        tl.zeros((R,), tl.int32),
-        tl.zeros((R,), tl.int32),
-        tl.zeros((R,), tl.int32),
-    )
-    lost = tl.zeros((R,), tl.int32)
+    flags, ids, lost = tl.zeros((R,), tl.int32), tl.zeros((R,), tl.int32), tl.zeros((R,), tl.int32)
     for block in range(part * R, n_rows, parts * R):
         row = (block + tl.arange(0, R)).to(tl.int64)
         there = row < n_rows
@@ -54,18 +55,19 @@ def _survey(
         heavy = known
         if WEIGHTED:
             heavy = heavy & (tl.load(weights + row, mask=there, other=0.0) > 0)
-        some = tl.zeros((R,), tl.int32)
+        seen = tl.zeros((R, C), tl.int32)  # what is no number of a fair size, as bits: each place its own, put together below
         for at in range(0, k, C):
             column = at + tl.arange(0, C)
             inside = there[:, None] & (column < k)[None, :]
             value = tl.load(scores + row[:, None] * k + column[None, :], mask=inside, other=0.0).to(tl.float32)
-            size = tl.abs(value)
             low = tl.minimum(low, tl.where(inside, value, float("inf")))
             high = tl.maximum(high, tl.where(inside, value, -float("inf")))
-            bad = tl.maximum(bad, tl.max(((value != value) | (value == float("inf"))).to(tl.int32), axis=1))
-            large = tl.maximum(large, tl.max(((size > limit) & (size < float("inf"))).to(tl.int32), axis=1))
-            some = tl.maximum(some, tl.max((value == -float("inf")).to(tl.int32), axis=1))
-        forbidden = tl.maximum(forbidden, some)
+            finite = tl.where(tl.abs(value) < float("inf"), LARGE_BIT, BAD_BIT)
+            odd = tl.where(value == -float("inf"), FORBIDDEN_BIT, finite)
+            seen |= tl.where(tl.abs(value) <= limit, 0, odd)
+        bits = tl.reduce(seen, 1, either)
+        flags |= bits
+        some = bits & FORBIDDEN_BIT
         tl.store(whole + problem, tl.full((R,), 1, tl.int32), mask=heavy & (some == 0))
         if tl.max(some, axis=0) > 0:
             found = tl.zeros((R,), tl.int32)
@@ -81,13 +83,14 @@ def _survey(
             lost = tl.maximum(lost, (heavy & (found == 0)).to(tl.int32))
     tl.store(parts_of_range + part, tl.min(tl.min(low, axis=1), axis=0))
     tl.store(parts_of_range + parts + part, tl.max(tl.max(high, axis=1), axis=0))
-    if tl.max(bad, axis=0) > 0:
+    found_bits = tl.reduce(flags, 0, either)
+    if found_bits & BAD_BIT:
         tl.atomic_max(marks + 1, 1)
-    if tl.max(forbidden, axis=0) > 0:
+    if found_bits & FORBIDDEN_BIT:
         tl.atomic_max(marks + 2, 1)
     if tl.max(lost, axis=0) > 0:
         tl.atomic_max(marks + 3, 1)
-    if tl.max(large, axis=0) > 0:
+    if found_bits & LARGE_BIT:
         tl.atomic_max(marks + 5, 1)
     if tl.max(ids, axis=0) > 0:
         tl.atomic_max(marks + 6, 1)
@@ -151,7 +154,7 @@ def survey(
     n_problems = len(clusters)
     chunk = power(16, _TILE, k)
     rows = _TILE // chunk
-    parts = max(1, min(2 * processors(scores.device), -(-batches * n // rows)))
+    parts = max(1, min(_BUSY * processors(scores.device), -(-batches * n // rows)))
     marks = torch.zeros(_HEADER + n_problems * (k + 1), dtype=torch.int32, device=scores.device)
     found = torch.empty(8, dtype=torch.float64, device=scores.device)
     launch(
