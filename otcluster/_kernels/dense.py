@@ -9,6 +9,7 @@ Bytes that must be moved: the scores once a reading; the sums of the programs ar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,14 +17,14 @@ import triton.language as tl
 from torch import Tensor
 
 from otcluster._kernels.launching import jit, launch, operator, power, processors
-from otcluster._kernels.long_rows import long_columns, long_rows, parts_of_g
+from otcluster._kernels.long_rows import long_columns, long_labels, long_rows, parts_of_g
 from otcluster._kernels.tiles import LOWEST, best, grown, half_round, per_bit, plan, split
 
 WIDEST = 16_384
 """How many clusters a program holds at most."""
 
 _TILE = 8192  # scores that a program holds at once
-_CHUNK, _BESIDE = 4096, 4  # a tile of long rows: how many scores, and of how many rows at most
+_CHUNK, _BESIDE, _SPAN = 4096, 4, 16  # a tile of long rows: scores, rows at most, bytes that a thread reads at once
 _FEW = 32  # columns of a program that adds up what others found
 _WAVES = 2  # programs for each processor
 _COLUMNS, _ROWS = 1024, 8  # a tile of the kernel that adds up columns of long rows
@@ -170,7 +171,7 @@ class _Passes:
         """Write what each part finds: column sums, (batches, parts, k), and the mass that no cluster may take."""
         if self.long:
             tops, factors = torch.empty((2, self.batches, self.n), dtype=torch.float32, device=self.scores.device)
-            self.look_at_rows(g, tops, factors, g, g, LABELS=False, PLAN=False)
+            self.along_rows(long_rows, (self.weights,), g, (tops, factors, g), WEIGHTED=self.weighted, PLAN=False)
             self.add_columns(g, tops, factors, sums, sums, lost, FIRST=False)
         else:
             self.over_rows(_columns_part, self.weights, g, sums, lost, **self.sizes, WEIGHTED=self.weighted)
@@ -181,15 +182,15 @@ class _Passes:
             self.scores, *arguments, self.n, self.k, self.n * self.k, self.epsilon, **options,
         )  # fmt: skip
 
-    def look_at_rows(self, g: Tensor, tops: Tensor, factors: Tensor, labels: Tensor, out: Tensor, **options: Any) -> None:
-        near, rest, share = torch.empty((3, *g.shape), dtype=torch.float32, device=g.device)
-        launch(parts_of_g, (-(-g.numel() // 1024),), g, near, rest, share, g.numel(), self.epsilon, C=1024, num_warps=4)
+    def along_rows(self, kernel: Any, before: Sequence[Tensor], g: Tensor, after: Sequence[Tensor], **options: Any) -> None:
+        near, rest = torch.empty((2, *g.shape), dtype=torch.float32, device=g.device)
+        launch(parts_of_g, (-(-g.numel() // 1024),), g, near, rest, g.numel(), self.epsilon, C=1024, num_warps=4)
         beside = power(1, _BESIDE, self.batches * self.n / (_BESIDE * processors(g.device)))
+        span = _SPAN // self.scores.element_size()
         launch(
-            long_rows, (-(-self.n // beside), self.batches),
-            self.scores, self.weights, near, rest, share, tops, factors, labels, out,
-            self.n, self.k, self.n * self.k, self.epsilon,
-            R=beside, C=_CHUNK // beside, WEIGHTED=self.weighted, num_warps=8, **options,
+            kernel, (-(-self.n // beside), self.batches),
+            self.scores, *before, near, rest, *after, self.n, self.k, self.n * self.k, self.epsilon,
+            R=beside, G=_CHUNK // (beside * span), S=span, num_warps=8, **options,
         )  # fmt: skip
 
     def add_columns(
@@ -267,7 +268,7 @@ def dense_labels(scores: Tensor, g: Tensor, epsilon: float, widest: int = WIDEST
     passes = _Passes(scores, None, epsilon, widest)
     labels = torch.empty((passes.batches, passes.n), dtype=torch.int64, device=scores.device)
     if passes.long:
-        passes.look_at_rows(g, g, g, labels, g, LABELS=True, PLAN=False)
+        passes.along_rows(long_labels, (), g, (labels,))
     else:
         passes.over_rows(_labels_of_rows, g, labels, **passes.sizes)
     return labels
@@ -279,7 +280,7 @@ def dense_plan(scores: Tensor, weights: Tensor | None, g: Tensor, epsilon: float
     passes = _Passes(scores, weights, epsilon, widest)
     out = torch.empty(scores.shape, dtype=torch.float32, device=scores.device)
     if passes.long:
-        passes.look_at_rows(g, g, g, g, out, LABELS=False, PLAN=True)
+        passes.along_rows(long_rows, (passes.weights,), g, (g, g, out), WEIGHTED=passes.weighted, PLAN=True)
     else:
         passes.over_rows(_plan_of_rows, passes.weights, g, out, **passes.sizes, WEIGHTED=passes.weighted)
     return out

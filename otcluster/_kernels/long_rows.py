@@ -11,77 +11,92 @@ from otcluster._kernels.tiles import BELOW, LOWEST, grown, per_bit, split
 
 
 @jit
-def parts_of_g(g, near, rest, share, count, epsilon, C: tl.constexpr):
-    """The two parts of a potential, and what the second is worth, for kernels that look at it once for a few rows each."""
+def parts_of_g(g, near, rest, count, epsilon, C: tl.constexpr):
+    """The two parts of a potential, for kernels that look at it once for a few rows each."""
     place = tl.program_id(0) * C + tl.arange(0, C)
     one, two = split(tl.load(g + place, mask=place < count, other=-float("inf")), per_bit(epsilon))
     tl.store(near + place, one, mask=place < count)
     tl.store(rest + place, two - BELOW, mask=place < count)
-    tl.store(share + place, tl.exp2(two - BELOW), mask=place < count)
 
 
 @jit
-def _chunk(scores, near, at_row, there, at, batch, k, C: tl.constexpr):
-    """A part of some rows under the first part of the potential, the places of its clusters there, and which there are."""
-    column = at + tl.arange(0, C)
-    open_ = column < k
-    one = tl.load(near + batch * k + column, mask=open_, other=-float("inf"))
-    place = at_row[:, None] + column[None, :]
-    values = tl.load(scores + place, mask=there[:, None] & open_[None, :], other=-float("inf")).to(tl.float32)
-    return values + one[None, :], batch * k + column, open_
+def _chunk(scores, near, rest, at_row, at_g, there, at, k, G: tl.constexpr, S: tl.constexpr):
+    """A part of some rows, as spans of S clusters that a thread reads at once, under the two parts of the potential."""
+    column = at + tl.arange(0, G)[None, :, None] * S + tl.arange(0, S)[None, None, :]
+    inside = there[:, None, None] & (column < k)
+    values = tl.load(scores + (at_row[:, None, None] + column), mask=inside, other=-float("inf")).to(tl.float32)
+    # Each thread reads what belongs to its own scores, though it be the same for all rows: else it came through shared memory.
+    place = at_g + column + tl.zeros_like(there)[:, None, None].to(tl.int64)
+    shifted = values + tl.load(near + place, mask=inside, other=0.0)
+    return shifted, tl.load(rest + place, mask=inside, other=0.0), column, inside
 
 
 @jit
 def long_rows(
-    scores, weights, near, rest, share, tops, factors, labels, out, n, k, stride, epsilon,
-    R: tl.constexpr, C: tl.constexpr, WEIGHTED: tl.constexpr, LABELS: tl.constexpr, PLAN: tl.constexpr,
+    scores, weights, near, rest, tops, factors, out, n, k, stride, epsilon,
+    R: tl.constexpr, G: tl.constexpr, S: tl.constexpr, WEIGHTED: tl.constexpr, PLAN: tl.constexpr,
 ):  # fmt: skip
-    """Of each row the maximum and what its exponentials are multiplied with; or its label, or its part of the plan.
+    """Of each row the maximum and what its exponentials are multiplied with; or its part of the plan.
 
-    Each place of a tile has a maximum and a sum of its own, so that places are compared once, when the row has ended.
+    Each span has a maximum and a sum of its own, so that threads meet once, when the row has ended.
     """
     inverse = per_bit(epsilon)
     row, batch = (tl.program_id(0) * R + tl.arange(0, R)).to(tl.int64), tl.program_id(1).to(tl.int64)
     there = row < n
-    at_row = batch * stride + row * k
-    most, sums = tl.full((R, C), LOWEST, tl.float32), tl.zeros((R, C), tl.float32)
-    for at in range(0, k, C):
-        shifted, in_g, open_ = _chunk(scores, near, at_row, there, at, batch, k, C)
-        if LABELS:
-            most = tl.maximum(most, shifted)
-        else:
-            part = tl.where(shifted > -float("inf"), tl.load(share + in_g, mask=open_, other=0.0)[None, :], 0.0)
-            above = shifted > most
-            less = tl.exp2(-tl.abs(tl.maximum(shifted, LOWEST) - most) * inverse)  # the smaller one's share of the larger
-            sums = tl.where(above, sums, part) * less + tl.where(above, part, sums)
-            most = tl.maximum(most, shifted)
-    finite = tl.max(most, axis=1)
-    if LABELS:
-        most, first = tl.full((R, C), -float("inf"), tl.float32), tl.zeros((R, C), tl.int32)
-        for at in range(0, k, C):
-            shifted, in_g, open_ = _chunk(scores, near, at_row, there, at, batch, k, C)
-            exponent = (shifted - finite[:, None]) * inverse + tl.load(rest + in_g, mask=open_, other=0.0)[None, :]
-            first = tl.where(exponent > most, at, first)
-            most = tl.maximum(most, exponent)
-        best = tl.max(most, axis=1)
-        column = tl.where(most == best[:, None], first + tl.arange(0, C)[None, :], k)
-        tl.store(labels + batch * n + row, tl.where(best > -float("inf"), tl.min(column, axis=1), -1).to(tl.int64), mask=there)
+    at_row, at_g = batch * stride + row * k, batch * k
+    most, sums = tl.full((R, G), LOWEST, tl.float32), tl.zeros((R, G), tl.float32)
+    for at in range(0, k, G * S):
+        shifted, two, _, _ = _chunk(scores, near, rest, at_row, at_g, there, at, k, G, S)
+        higher = tl.maximum(most, tl.max(shifted, axis=2))
+        part = tl.sum(tl.exp2((shifted - higher[:, :, None]) * inverse + two), axis=2)
+        sums = sums * tl.exp2((most - higher) * inverse) + part
+        most = higher
+    top = tl.max(most, axis=1)
+    total = tl.sum(sums * tl.exp2((most - top[:, None]) * inverse), axis=1)
+    open_ = total > 0
+    weight = tl.full((R,), 1.0, tl.float32)
+    if WEIGHTED:
+        weight = tl.load(weights + batch * n + row, mask=there, other=0.0).to(tl.float32)
+    factor = tl.where(open_, weight / tl.where(open_, total, 1.0), 0.0)
+    if PLAN:
+        for at in range(0, k, G * S):
+            shifted, two, column, inside = _chunk(scores, near, rest, at_row, at_g, there, at, k, G, S)
+            part = tl.exp2((shifted - top[:, None, None]) * inverse + two) * factor[:, None, None]
+            tl.store(out + ((batch * n + row)[:, None, None] * k + column), part, mask=inside)
     else:
-        total = tl.sum(sums * tl.exp2((most - finite[:, None]) * inverse), axis=1)
-        open_row = total > 0
-        weight = tl.full((R,), 1.0, tl.float32)
-        if WEIGHTED:
-            weight = tl.load(weights + batch * n + row, mask=there, other=0.0).to(tl.float32)
-        factor = tl.where(open_row, weight / tl.where(open_row, total, 1.0), 0.0)
-        if PLAN:
-            for at in range(0, k, C):
-                shifted, in_g, open_ = _chunk(scores, near, at_row, there, at, batch, k, C)
-                exponent = (shifted - finite[:, None]) * inverse + tl.load(rest + in_g, mask=open_, other=0.0)[None, :]
-                place = (batch * n + row)[:, None] * k + at + tl.arange(0, C)[None, :]
-                tl.store(out + place, tl.exp2(exponent) * factor[:, None], mask=there[:, None] & open_[None, :])
-        else:
-            tl.store(tops + batch * n + row, tl.where(open_row, finite, -float("inf")), mask=there)
-            tl.store(factors + batch * n + row, factor, mask=there)
+        tl.store(tops + batch * n + row, tl.where(open_, top, -float("inf")), mask=there)
+        tl.store(factors + batch * n + row, factor, mask=there)
+
+
+@jit
+def long_labels(
+    scores, near, rest, labels, n, k, stride, epsilon, R: tl.constexpr, G: tl.constexpr, S: tl.constexpr
+):  # fmt: skip
+    """The largest entry of each row of the plan: first its span, then its place there."""
+    inverse = per_bit(epsilon)
+    row, batch = (tl.program_id(0) * R + tl.arange(0, R)).to(tl.int64), tl.program_id(1).to(tl.int64)
+    there = row < n
+    at_row, at_g = batch * stride + row * k, batch * k
+    most = tl.full((R, G), LOWEST, tl.float32)
+    for at in range(0, k, G * S):
+        shifted, _, _, _ = _chunk(scores, near, rest, at_row, at_g, there, at, k, G, S)
+        most = tl.maximum(most, tl.max(shifted, axis=2))
+    top = tl.max(most, axis=1)
+    most, begins = tl.full((R, G), -float("inf"), tl.float32), tl.zeros((R, G), tl.int32)
+    for at in range(0, k, G * S):
+        shifted, two, _, _ = _chunk(scores, near, rest, at_row, at_g, there, at, k, G, S)
+        exponent = tl.max((shifted - top[:, None, None]) * inverse + two, axis=2)
+        begins = tl.where(exponent > most, at, begins)
+        most = tl.maximum(most, exponent)
+    best = tl.max(most, axis=1)
+    span = tl.min(tl.where(most == best[:, None], begins + tl.arange(0, G)[None, :] * S, k), axis=1)
+    place = span[:, None] + tl.arange(0, S)[None, :]
+    inside = there[:, None] & (place < k)
+    values = tl.load(scores + (at_row[:, None] + place), mask=inside, other=-float("inf")).to(tl.float32)
+    shifted = values + tl.load(near + at_g + place, mask=inside, other=0.0)
+    exponent = (shifted - top[:, None]) * inverse + tl.load(rest + at_g + place, mask=inside, other=0.0)
+    label = span + tl.argmax(exponent, axis=1, tie_break_left=True)
+    tl.store(labels + batch * n + row, tl.where(best > -float("inf"), label, -1).to(tl.int64), mask=there)
 
 
 @jit

@@ -27,7 +27,7 @@ def add(one, two):
 @jit
 def per_bit(epsilon):
     """What differences of scores are multiplied with to be exponents of two, float32; ``epsilon`` may be a float64."""
-    return tl.maximum(_BITS / tl.full((), epsilon, tl.float32), TINY)
+    return tl.maximum(tl.full((), _BITS, tl.float32) / tl.full((), epsilon, tl.float32), TINY)
 
 
 @jit
