@@ -14,7 +14,7 @@ from torch import Tensor
 
 from otcluster._kernels.launching import jit, launch, operator, power
 from otcluster._kernels.own import METRICS, own_scores
-from otcluster._kernels.tiles import best, grown, half_round, plan, split
+from otcluster._kernels.tiles import best, grown, half_round, per_bit, plan, split
 
 __all__ = ["METRICS", "grouped_rounds", "own_scores"]
 
@@ -40,17 +40,17 @@ def _rows(scores, order, weights, at, stop, k, R: tl.constexpr, K: tl.constexpr,
 
 @jit
 def _columns(
-    tile, weight, g, epsilon, scores, order, weights, start, stop, k,
+    tile, weight, g, inverse, scores, order, weights, start, stop, k,
     R: tl.constexpr, K: tl.constexpr, WEIGHTED: tl.constexpr,
 ):  # fmt: skip
     """Column sums of the plan of a problem, of which ``tile`` is the first, and the mass that no cluster may take; float64."""
-    near, rest = split(g, epsilon)
-    part, lost = plan(tile, weight, near, rest, epsilon)
+    near, rest = split(g, inverse)
+    part, lost = plan(tile, weight, near, rest, inverse)
     columns = tl.sum(part, axis=0).to(tl.float64)
     nobody = tl.sum(lost, axis=0).to(tl.float64)
     for at in range(start + R, stop, R):
         more, its, row_of, is_there = _rows(scores, order, weights, at, stop, k, R, K, WEIGHTED)
-        part, lost = plan(more, its, near, rest, epsilon)
+        part, lost = plan(more, its, near, rest, inverse)
         columns += tl.sum(part, axis=0).to(tl.float64)
         nobody += tl.sum(lost, axis=0).to(tl.float64)
     return columns, nobody
@@ -66,16 +66,16 @@ def _rounds(
     column = tl.arange(0, K)
     mass = tl.load(masses + problem * k + column, mask=column < k, other=0.0)
     eps = tl.full((), epsilon, tl.float64)
-    epsilon = tl.full((), epsilon, tl.float32)  # where it was compiled as a float64
+    inverse = per_bit(epsilon)
     tile, weight, row, there = _rows(scores, order, weights, start, stop, k, R, K, WEIGHTED)
     if STARTED:
         g = tl.load(begin + problem * k + column, mask=column < k, other=-float("inf"))
     else:
         top = tl.full((K,), -float("inf"), tl.float32)
-        top, sums = grown(top, tl.zeros((K,), tl.float32), tile, weight, epsilon)
+        top, sums = grown(top, tl.zeros((K,), tl.float32), tile, weight, inverse)
         for at in range(start + R, stop, R):
             more, its, row_of, is_there = _rows(scores, order, weights, at, stop, k, R, K, WEIGHTED)
-            top, sums = grown(top, sums, more, its, epsilon)
+            top, sums = grown(top, sums, more, its, inverse)
         shift = tl.where(top == -float("inf"), 0.0, -top).to(tl.float64)
         g = half_round(shift, sums.to(tl.float64), mass, eps)
     if TO_TOL:
@@ -84,7 +84,7 @@ def _rounds(
         rounds = tl.full((), 0, tl.int64)
         going = rounds < most
         while going:
-            columns, nobody = _columns(tile, weight, g, epsilon, scores, order, weights, start, stop, k, R, K, WEIGHTED)
+            columns, nobody = _columns(tile, weight, g, inverse, scores, order, weights, start, stop, k, R, K, WEIGHTED)
             error = (tl.sum(tl.abs(columns - mass), axis=0) + nobody) / tl.where(total > 0, total, 1.0)
             rounds += 1
             going = (error > limit) & (rounds < most)
@@ -101,14 +101,14 @@ def _rounds(
         tl.store(counts + problem, rounds)
     else:
         for _ in range(most):
-            columns, nobody = _columns(tile, weight, g, epsilon, scores, order, weights, start, stop, k, R, K, WEIGHTED)
+            columns, nobody = _columns(tile, weight, g, inverse, scores, order, weights, start, stop, k, R, K, WEIGHTED)
             g = half_round(g, columns, mass, eps)
     tl.store(g_out + problem * k + column, g, mask=column < k)
-    near, rest = split(g, epsilon)
-    tl.store(labels + row, best(tile, near, rest, epsilon), mask=there)
+    near, rest = split(g, inverse)
+    tl.store(labels + row, best(tile, near, rest, inverse), mask=there)
     for at in range(start + R, stop, R):
         more, its, row, there = _rows(scores, order, weights, at, stop, k, R, K, WEIGHTED)
-        tl.store(labels + row, best(more, near, rest, epsilon), mask=there)
+        tl.store(labels + row, best(more, near, rest, inverse), mask=there)
 
 
 @operator

@@ -14,6 +14,7 @@ import triton
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
 """Whether kernels are run by NumPy, on the host: slow, for tests. It is decided when this is imported."""
 
+_SHARED = 96 << 10  # bytes of shared memory, where torch does not say
 _traced = False
 
 
@@ -67,6 +68,20 @@ def operator(function: Callable[..., Any] | None = None, *, mutates: tuple[str, 
         return (registered if torch.compiler.is_compiling() else direct)(*arguments)
 
     return called
+
+
+@functools.cache
+def processors(device: torch.device) -> int:
+    """How many multiprocessors there are."""
+    return 4 if INTERPRETED else torch.cuda.get_device_properties(device).multi_processor_count
+
+
+@functools.cache
+def shared_memory(device: torch.device) -> int:
+    """How many bytes of shared memory a program may take."""
+    if INTERPRETED:
+        return 1 << 18
+    return int(getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", _SHARED))
 
 
 def power(least: int, most: int, value: float) -> int:

@@ -14,9 +14,9 @@ from __future__ import annotations
 import torch
 import triton
 from torch import Tensor
-from torch.library import triton_op, wrap_triton
 
 from otcluster._kernels import points
+from otcluster._kernels.launching import launch, operator
 from otcluster._kernels.members_loops import merged_kernel, moments_kernel, own_squares_kernel, piece_sums_kernel
 from otcluster._kernels.sides import HIGHEST, Side, directions, inverse_lengths, moved_samples, split, stay
 
@@ -118,7 +118,7 @@ def segment_sums(
     if n == 0 or d == 0:
         counts = torch.zeros(k, dtype=torch.float64, device=x.device)
         return torch.zeros((k, d), dtype=torch.float64, device=x.device), counts
-    return _segment_sums(x.contiguous(), labels, weights, centre, scale, k)
+    return points_segment_sums(x.contiguous(), labels, weights, centre, scale, k)
 
 
 def moments(x: Tensor, around: Tensor, weights: Tensor | None, scale: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -137,7 +137,7 @@ def moments(x: Tensor, around: Tensor, weights: Tensor | None, scale: Tensor | N
     if x.shape[0] == 0:
         nothing = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
         return nothing, nothing, nothing.sum()
-    first, second, top = _moments(x.contiguous(), around.contiguous(), weights, scale)
+    first, second, top = points_moments(x.contiguous(), around.contiguous(), weights, scale)
     return first.sum(0), second.sum(0), top.amax().double()
 
 
@@ -157,11 +157,11 @@ def own_squares(
         return torch.zeros(0, dtype=torch.float32, device=x.device)
     if centre is None:
         centre = torch.zeros(x.shape[1], dtype=torch.float32, device=x.device)
-    return _own_squares(x.contiguous(), centroids.float().contiguous(), labels, centre.float().contiguous(), scale)
+    return points_own_squares(x.contiguous(), centroids.float().contiguous(), labels, centre.float().contiguous(), scale)
 
 
-@triton_op("otcluster::points_segment_sums", mutates_args=())
-def _segment_sums(
+@operator
+def points_segment_sums(
     x: Tensor, labels: Tensor, weights: Tensor | None, centre: Tensor | None, scale: Tensor | None, k: int
 ) -> tuple[Tensor, Tensor]:
     n, d = x.shape
@@ -177,39 +177,42 @@ def _segment_sums(
     masses = torch.empty((n_pieces, 1), dtype=torch.float64, device=x.device)
     sums = torch.empty((k, d), dtype=torch.float64, device=x.device)
     across = triton.cdiv(d, width)
-    wrap_triton(piece_sums_kernel)[(n_pieces, across)](
+    launch(
+        piece_sums_kernel, (n_pieces, across),
         x, order, x if weights is None else weights, x if centre is None else centre, x if scale is None else scale,
         bounds, pieces, masses, d,
         HAS_WEIGHTS=weights is not None, HAS_CENTRE=centre is not None, HAS_SCALE=scale is not None,
         ROWS=ROWS, WIDTH=width, num_warps=4,
     )  # fmt: skip
-    wrap_triton(merged_kernel)[(k, across)](pieces, firsts, sums, d, ROWS=16, WIDTH=width, num_warps=4)
+    launch(merged_kernel, (k, across), pieces, firsts, sums, d, ROWS=16, WIDTH=width, num_warps=4)
     if weights is None:
         return sums, torch.diff(starts, append=torch.full((1,), n, device=x.device)).double()
     held = torch.empty((k, 1), dtype=torch.float64, device=x.device)
-    wrap_triton(merged_kernel)[(k, 1)](masses, firsts, held, 1, ROWS=16, WIDTH=16, num_warps=1)
+    launch(merged_kernel, (k, 1), masses, firsts, held, 1, ROWS=16, WIDTH=16, num_warps=1)
     return sums, held[:, 0].clone()
 
 
-@triton_op("otcluster::points_own_squares", mutates_args=())
-def _own_squares(x: Tensor, centroids: Tensor, labels: Tensor, centre: Tensor, scale: Tensor | None) -> Tensor:
+@operator
+def points_own_squares(x: Tensor, centroids: Tensor, labels: Tensor, centre: Tensor, scale: Tensor | None) -> Tensor:
     n, d = x.shape
     squares = torch.empty(n, dtype=torch.float32, device=x.device)
-    wrap_triton(own_squares_kernel)[(triton.cdiv(n, ROWS),)](
+    launch(
+        own_squares_kernel, (triton.cdiv(n, ROWS),),
         x, centre if scale is None else scale, centre, centroids, labels, squares, n, d,
         HAS_SCALE=scale is not None, ROWS=ROWS, WIDTH=min(max(triton.next_power_of_2(d), 16), WIDEST), num_warps=4,
     )  # fmt: skip
     return squares
 
 
-@triton_op("otcluster::points_moments", mutates_args=())
-def _moments(x: Tensor, around: Tensor, weights: Tensor | None, scale: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+@operator
+def points_moments(x: Tensor, around: Tensor, weights: Tensor | None, scale: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     n, d = x.shape
     chunks = triton.cdiv(n, CHUNK)
     firsts, seconds = (torch.empty((chunks, d), dtype=torch.float64, device=x.device) for _ in range(2))
     tops = torch.empty((chunks, d), dtype=torch.float32, device=x.device)
     width = min(max(triton.next_power_of_2(d), 16), WIDEST)
-    wrap_triton(moments_kernel)[(chunks, triton.cdiv(d, width))](
+    launch(
+        moments_kernel, (chunks, triton.cdiv(d, width)),
         x, x if weights is None else weights, x if scale is None else scale, around, firsts, seconds, tops, n, d, CHUNK,
         HAS_WEIGHTS=weights is not None, HAS_SCALE=scale is not None, ROWS=16, WIDTH=width, num_warps=4,
     )  # fmt: skip

@@ -8,15 +8,14 @@ other is cut into spans and what they found is merged in a fixed order: results 
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
-from torch.library import triton_op, wrap_triton
 
+from otcluster._kernels.launching import launch, operator, processors, shared_memory
 from otcluster._kernels.points_loops import columns_kernel, nearest_kernel, rows_kernel, sums_kernel
 from otcluster._kernels.sides import Side, sides
 
@@ -24,7 +23,6 @@ __all__ = ["Blocks", "Side", "blocks_of", "columns", "nearest", "scaled_sums", "
 
 _BITS = 1 / math.log(2)
 _HALF = 0.5  # of what a float32 potential lost, in nats: beyond that the scores have no digits left
-_SHARED = 96 << 10  # bytes of shared memory, where torch does not say
 _MORE = 4 << 10  # bytes of it for what is neither block
 
 
@@ -67,15 +65,6 @@ def shared_bytes(blocks: Blocks, d: int, own_parts: int, other_parts: int) -> in
     return own + blocks.stages * other if blocks.depth >= d else blocks.stages * (own + other)
 
 
-@functools.cache
-def _device(device: torch.device) -> tuple[int, int]:
-    """How many processors there are, and how many bytes of shared memory a program may take."""
-    if device.type != "cuda":
-        return 4, 1 << 18
-    properties = torch.cuda.get_device_properties(device)
-    return properties.multi_processor_count, int(getattr(properties, "shared_memory_per_block_optin", _SHARED))
-
-
 def _read(side: Tensor) -> Tensor:
     """Parts as kernels read them: Triton's interpreter has no products of bfloat16."""
     return side.float() if side.dtype == torch.bfloat16 and side.device.type == "cpu" else side
@@ -84,14 +73,13 @@ def _read(side: Tensor) -> Tensor:
 def _layout(own: Tensor, other: Tensor, nearest: bool = False) -> tuple[tuple[int, int], int, dict[str, Any]]:
     """The grid, how many of the others a span has, and what the kernels take by name."""
     (own_parts, n_own, d), (other_parts, n_other, _) = own.shape, other.shape
-    processors, shared = _device(own.device)
     blocks = blocks_of(own.dtype, d, own_parts, other_parts, nearest)
-    if shared_bytes(blocks, d, own_parts, other_parts) + _MORE > shared:
+    if shared_bytes(blocks, d, own_parts, other_parts) + _MORE > shared_memory(own.device):
         blocks = Blocks(128, 64, 32, 8, 2)
     across = triton.cdiv(n_own, blocks.own)
     tiles = triton.cdiv(n_other, blocks.other)
     # A few waves of programs at least, so that the last one wastes little; each goes through some blocks, or its own is waste.
-    spans = max(1, min(triton.cdiv(4 * processors, across), tiles // 4))
+    spans = max(1, min(triton.cdiv(4 * processors(own.device), across), tiles // 4))
     span = triton.cdiv(tiles, spans) * blocks.other
     names = {
         "n_dims": d, "D": d, "OWN_PARTS": own_parts, "OTHER_PARTS": other_parts, "OWN": blocks.own, "OTHER": blocks.other,
@@ -100,8 +88,8 @@ def _layout(own: Tensor, other: Tensor, nearest: bool = False) -> tuple[tuple[in
     return (across, triton.cdiv(n_other, span)), span, names
 
 
-@triton_op("otcluster::points_rows", mutates_args=())
-def _rows(
+@operator
+def points_rows(
     own: Tensor, own_factor: Tensor | None, other: Tensor, other_factor: Tensor | None, near: Tensor, after: Tensor | None,
     inverse: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
@@ -110,7 +98,8 @@ def _rows(
     n, k = own.shape[1], other.shape[1]
     tops = torch.empty((grid[1], n), dtype=torch.float32, device=own.device)
     totals = torch.empty((grid[1], n), dtype=torch.float64, device=own.device)
-    wrap_triton(rows_kernel)[grid](
+    launch(
+        rows_kernel, grid,
         own, _or(own_factor, near), other, _or(other_factor, near), near, _or(after, near), tops, totals, n, k, span,
         inverse=inverse, HAS_FACTOR=own_factor is not None, HAS_OTHER=other_factor is not None, HAS_AFTER=after is not None,
         **names,
@@ -122,8 +111,8 @@ def _rows(
     return top, (torch.exp2((tops - base) * inverse) * totals).sum(0)
 
 
-@triton_op("otcluster::points_columns", mutates_args=())
-def _columns(
+@operator
+def points_columns(
     own: Tensor, own_factor: Tensor | None, other: Tensor, other_factor: Tensor | None, near: Tensor, tops: Tensor,
     weights: Tensor, inverse: float,
 ) -> Tensor:  # fmt: skip
@@ -131,15 +120,16 @@ def _columns(
     grid, span, names = _layout(own, other)
     k, n = own.shape[1], other.shape[1]
     totals = torch.empty((grid[1], k), dtype=torch.float64, device=own.device)
-    wrap_triton(columns_kernel)[grid](
+    launch(
+        columns_kernel, grid,
         own, _or(own_factor, near), other, _or(other_factor, near), near, tops, weights, totals, k, n, span,
         inverse=inverse, HAS_FACTOR=own_factor is not None, HAS_OTHER=other_factor is not None, **names,
     )  # fmt: skip
     return totals[0] if grid[1] == 1 else totals.sum(0)
 
 
-@triton_op("otcluster::points_nearest", mutates_args=())
-def _nearest(
+@operator
+def points_nearest(
     own: Tensor, own_factor: Tensor | None, other: Tensor, other_factor: Tensor | None, near: Tensor, after: Tensor | None,
     inverse: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
@@ -149,7 +139,8 @@ def _nearest(
     labels = torch.empty((grid[1], n), dtype=torch.int64, device=own.device)
     bests = torch.empty((grid[1], n), dtype=torch.float32, device=own.device)
     extras = bests if after is None else torch.empty_like(bests)
-    wrap_triton(nearest_kernel)[grid](
+    launch(
+        nearest_kernel, grid,
         own, _or(own_factor, near), other, _or(other_factor, near), near, _or(after, near), labels, bests, extras, n, k, span,
         inverse=inverse, HAS_FACTOR=own_factor is not None, HAS_OTHER=other_factor is not None, HAS_AFTER=after is not None,
         **names,
@@ -163,8 +154,8 @@ def _nearest(
     return labels.gather(0, part)[0], values.gather(0, part)[0]
 
 
-@triton_op("otcluster::points_sums", mutates_args=())
-def _sums(
+@operator
+def points_sums(
     own: Tensor, own_factor: Tensor | None, own_offset: Tensor | None, other: Tensor, other_factor: Tensor | None,
     offset: Tensor, inverse: float,
 ) -> Tensor:  # fmt: skip
@@ -172,7 +163,8 @@ def _sums(
     grid, span, names = _layout(own, other)
     n, k = own.shape[1], other.shape[1]
     totals = torch.empty((grid[1], n), dtype=torch.float64, device=own.device)
-    wrap_triton(sums_kernel)[grid](
+    launch(
+        sums_kernel, grid,
         own, _or(own_factor, offset), _or(own_offset, offset), other, _or(other_factor, offset), offset, totals, n, k, span,
         inverse=inverse, HAS_FACTOR=own_factor is not None, HAS_OTHER=other_factor is not None,
         HAS_OFFSET=own_offset is not None, **names,
@@ -195,7 +187,7 @@ def scaled_sums(own: Side, other: Side, offset: Tensor, epsilon: float) -> Tenso
     if other.shift is not None:
         offset = offset + other.shift / epsilon
     mine = None if own.shift is None else _bits(own.shift / epsilon)
-    return _sums(own.parts, own.factor, mine, other.parts, other.factor, (offset * _BITS).float(), _BITS / epsilon)
+    return points_sums(own.parts, own.factor, mine, other.parts, other.factor, (offset * _BITS).float(), _BITS / epsilon)
 
 
 def soft_rows(own: Side, other: Side, near: Tensor, after: Tensor | None, epsilon: float) -> tuple[Tensor, Tensor]:
@@ -214,7 +206,7 @@ def soft_rows(own: Side, other: Side, near: Tensor, after: Tensor | None, epsilo
     if own.count == 0 or other.count == 0:
         return _full(own, -math.inf), _full(own, 0.0)
     near, after = _split(other, near, after, epsilon)
-    top, sums = _rows(own.parts, own.factor, other.parts, other.factor, near, _bits(after), _BITS / epsilon)
+    top, sums = points_rows(own.parts, own.factor, other.parts, other.factor, near, _bits(after), _BITS / epsilon)
     return (top.double() if own.shift is None else top.double() + own.shift), sums
 
 
@@ -235,7 +227,7 @@ def columns(
     near, after = _split(clusters, near, after, epsilon)
     top = (top if samples.shift is None else top - samples.shift).float()
     top = torch.where(top == -math.inf, 0.0, top)  # the exponents are -inf there
-    sums = _columns(
+    sums = points_columns(
         clusters.parts,
         clusters.factor,
         samples.parts,
@@ -257,7 +249,7 @@ def nearest(own: Side, other: Side, near: Tensor, after: Tensor | None = None, e
     if own.count == 0 or other.count == 0:
         return torch.full((own.count,), -1, dtype=torch.int64, device=own.parts.device), _full(own, -math.inf)
     near, after = _split(other, near, after, epsilon)
-    labels, best = _nearest(own.parts, own.factor, other.parts, other.factor, near, _bits(after), _BITS / epsilon)
+    labels, best = points_nearest(own.parts, own.factor, other.parts, other.factor, near, _bits(after), _BITS / epsilon)
     return labels, (best if own.shift is None else best + own.shift)
 
 

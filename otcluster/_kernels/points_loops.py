@@ -63,6 +63,16 @@ def kept(parts, at, size, D: tl.constexpr, PARTS: tl.constexpr, DEPTH: tl.conste
 
 
 @triton.jit
+def placed(n_own, n_other, span, D: tl.constexpr, OWN: tl.constexpr):
+    """The vectors that a program owns, where they are read, the sizes of a part of both sides, and the span of the others."""
+    rows = tl.program_id(0) * OWN + tl.arange(0, OWN)
+    first = tl.program_id(1) * span
+    size = tl.full((), D, tl.int64)
+    at, last = tl.minimum(rows, n_own - 1).to(tl.int64), tl.minimum(first + span, n_other)
+    return rows, at, size * n_own, size * n_other, first, last
+
+
+@triton.jit
 def rows_kernel(
     own_parts, own_factor, other_parts, other_factor, near, after, tops, totals, n_own, n_other, span, n_dims, inverse,
     D: tl.constexpr, OWN_PARTS: tl.constexpr, OTHER_PARTS: tl.constexpr, HAS_FACTOR: tl.constexpr, HAS_OTHER: tl.constexpr,
@@ -70,12 +80,7 @@ def rows_kernel(
 ):  # fmt: skip
     """Soft maxima: the largest of each row, and the sum of powers of two relative to it, of one span of the others."""
     inverse = tl.full((), inverse, tl.float32)  # where it was compiled as a float64
-    rows = tl.program_id(0) * OWN + tl.arange(0, OWN)
-    own_at = tl.minimum(rows, n_own - 1).to(tl.int64)
-    own_size = tl.full((), D, tl.int64) * n_own
-    other_size = tl.full((), D, tl.int64) * n_other
-    first = tl.program_id(1) * span
-    last = tl.minimum(first + span, n_other)
+    rows, own_at, own_size, other_size, first, last = placed(n_own, n_other, span, D, OWN)
     own, low = kept(own_parts, own_at, own_size, D, OWN_PARTS, DEPTH)
     if HAS_FACTOR:
         mine = tl.load(own_factor + own_at)
@@ -114,12 +119,7 @@ def columns_kernel(
 ):  # fmt: skip
     """Sums over the others of ``weight * 2^((score + near - top) * inverse)``, of one span of them."""
     inverse = tl.full((), inverse, tl.float32)  # where it was compiled as a float64
-    rows = tl.program_id(0) * OWN + tl.arange(0, OWN)
-    own_at = tl.minimum(rows, n_own - 1).to(tl.int64)
-    own_size = tl.full((), D, tl.int64) * n_own
-    other_size = tl.full((), D, tl.int64) * n_other
-    first = tl.program_id(1) * span
-    last = tl.minimum(first + span, n_other)
+    rows, own_at, own_size, other_size, first, last = placed(n_own, n_other, span, D, OWN)
     own, low = kept(own_parts, own_at, own_size, D, OWN_PARTS, DEPTH)
     if HAS_FACTOR:
         mine = tl.load(own_factor + own_at)
@@ -151,12 +151,7 @@ def nearest_kernel(
 ):  # fmt: skip
     """The first of the largest of each row, in one span of the others; -1 where all are closed."""
     inverse = tl.full((), inverse, tl.float32)  # where it was compiled as a float64
-    rows = tl.program_id(0) * OWN + tl.arange(0, OWN)
-    own_at = tl.minimum(rows, n_own - 1).to(tl.int64)
-    own_size = tl.full((), D, tl.int64) * n_own
-    other_size = tl.full((), D, tl.int64) * n_other
-    first = tl.program_id(1) * span
-    last = tl.minimum(first + span, n_other)
+    rows, own_at, own_size, other_size, first, last = placed(n_own, n_other, span, D, OWN)
     own, low = kept(own_parts, own_at, own_size, D, OWN_PARTS, DEPTH)
     if HAS_FACTOR:
         mine = tl.load(own_factor + own_at)
@@ -219,12 +214,7 @@ def sums_kernel(
 ):  # fmt: skip
     """Sums over the others of ``2^(score * inverse + offset)``, of one span of them, where no exponent is in danger."""
     inverse = tl.full((), inverse, tl.float32)  # where it was compiled as a float64
-    rows = tl.program_id(0) * OWN + tl.arange(0, OWN)
-    own_at = tl.minimum(rows, n_own - 1).to(tl.int64)
-    own_size = tl.full((), D, tl.int64) * n_own
-    other_size = tl.full((), D, tl.int64) * n_other
-    first = tl.program_id(1) * span
-    last = tl.minimum(first + span, n_other)
+    rows, own_at, own_size, other_size, first, last = placed(n_own, n_other, span, D, OWN)
     own, low = kept(own_parts, own_at, own_size, D, OWN_PARTS, DEPTH)
     mine = tl.full((OWN,), 1.0, dtype=tl.float32) * inverse
     if HAS_FACTOR:

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 import triton
 from torch import Tensor
-from torch.library import triton_op, wrap_triton
 
+from otcluster._kernels.launching import launch, operator
 from otcluster._kernels.sides_loops import laid_kernel
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -169,11 +169,11 @@ def _laid(
         centre = torch.zeros(vectors.shape[1], dtype=torch.float32, device=vectors.device)
     half = multiplier if around else 2.0
     flags = [highest, raised, moved, around, direction]
-    return _lay(vectors.contiguous(), centre, dtype, n_parts, [int(flag) for flag in flags], multiplier, half)
+    return points_side(vectors.contiguous(), centre, dtype, n_parts, [int(flag) for flag in flags], multiplier, half)
 
 
-@triton_op("otcluster::points_side", mutates_args=())
-def _lay(
+@operator
+def points_side(
     vectors: Tensor, centre: Tensor, dtype: str, n_parts: int, flags: list[int], multiplier: float, halves: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     count, d = vectors.shape
@@ -185,12 +185,12 @@ def _lay(
     factors = torch.empty(count, dtype=torch.float32, device=vectors.device)
     shifts = torch.empty(count, dtype=torch.float64, device=vectors.device)
     highest, raised, moved, around, direction = flags
-    if count:
-        wrap_triton(laid_kernel)[(triton.cdiv(count, _ROWS),)](
-            vectors, centre, parts, factors, shifts, count, d, width, multiplier, halves,
-            HIGHEST=highest, RAISED=bool(raised), MOVED=bool(moved), AROUND=bool(around), DIRECTION=bool(direction),
-            PARTS=n_parts, ROWS=_ROWS, DIMS=min(triton.next_power_of_2(width), _DIMS), num_warps=4,
-        )  # fmt: skip
+    launch(
+        laid_kernel, (triton.cdiv(count, _ROWS),),
+        vectors, centre, parts, factors, shifts, count, d, width, multiplier, halves,
+        HIGHEST=highest, RAISED=bool(raised), MOVED=bool(moved), AROUND=bool(around), DIRECTION=bool(direction),
+        PARTS=n_parts, ROWS=_ROWS, DIMS=min(triton.next_power_of_2(width), _DIMS), num_warps=4,
+    )  # fmt: skip
     return parts, factors, shifts
 
 

@@ -11,20 +11,20 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from otcluster._kernels.dense import processors
-from otcluster._kernels.launching import jit, launch, operator, power
+from otcluster._kernels.launching import jit, launch, operator, power, processors
 
 LOW, HIGH, BAD, FORBIDDEN, LOST_ROWS, LOST_COLUMNS, TOO_LARGE, BAD_IDS = range(8)
 """The places of the facts."""
 
-_TILE = 4096
+_TILE, _SPAN = 4096, 16  # scores that a program looks at, and bytes that a thread reads at once
+_BUSY = 3  # programs for each processor: as many as its registers hold
 _HEADER = 8  # counters and flags before the marks
 
 
 @jit
 def _survey(
     scores, weights, clusters, totals, groups, parts_of_range, marks, out, n, k, n_rows, n_problems, limit, lost_counts,
-    R: tl.constexpr, C: tl.constexpr, PARTS: tl.constexpr, PROBLEMS: tl.constexpr,
+    R: tl.constexpr, G: tl.constexpr, S: tl.constexpr, PARTS: tl.constexpr, PROBLEMS: tl.constexpr,
     WEIGHTED: tl.constexpr, GROUPED: tl.constexpr,
 ):  # fmt: skip
     limit = tl.full((), limit, tl.float32)  # where it was compiled as a float64
@@ -32,19 +32,15 @@ def _survey(
     part, parts = tl.program_id(0), tl.num_programs(0)
     whole = marks + 8
     reached = marks + 8 + n_problems
-    low, high = tl.full((R, C), float("inf"), tl.float32), tl.full((R, C), -float("inf"), tl.float32)
-    bad, large, forbidden, ids = (
-        tl.zeros((R,), tl.int32),
-        tl.zeros((R,), tl.int32),
-        tl.zeros((R,), tl.int32),
-        tl.zeros((R,), tl.int32),
-    )
-    lost = tl.zeros((R,), tl.int32)
+    low, high = tl.full((R, G), float("inf"), tl.float32), tl.full((R, G), -float("inf"), tl.float32)
+    nothing = tl.zeros((R,), tl.int32)
+    bad, large, forbidden, ids, lost = nothing, nothing, nothing, nothing, nothing
     for block in range(part * R, n_rows, parts * R):
         row = (block + tl.arange(0, R)).to(tl.int64)
         there = row < n_rows
+        row = tl.minimum(row, n_rows - 1)  # the last one as often as there are rows to fill
         if GROUPED:
-            problem = tl.load(groups + row, mask=there, other=0)
+            problem = tl.load(groups + row)
             known = (problem >= 0) & (problem < n_problems)
             ids = tl.maximum(ids, (there & ~known).to(tl.int32))
             problem = tl.where(known, problem, 0)
@@ -53,32 +49,37 @@ def _survey(
             problem, known = row // n, there
         heavy = known
         if WEIGHTED:
-            heavy = heavy & (tl.load(weights + row, mask=there, other=0.0) > 0)
-        some = tl.zeros((R,), tl.int32)
-        for at in range(0, k, C):
-            column = at + tl.arange(0, C)
-            inside = there[:, None] & (column < k)[None, :]
-            value = tl.load(scores + row[:, None] * k + column[None, :], mask=inside, other=0.0).to(tl.float32)
-            size = tl.abs(value)
-            low = tl.minimum(low, tl.where(inside, value, float("inf")))
-            high = tl.maximum(high, tl.where(inside, value, -float("inf")))
-            bad = tl.maximum(bad, tl.max(((value != value) | (value == float("inf"))).to(tl.int32), axis=1))
-            large = tl.maximum(large, tl.max(((size > limit) & (size < float("inf"))).to(tl.int32), axis=1))
-            some = tl.maximum(some, tl.max((value == -float("inf")).to(tl.int32), axis=1))
-        forbidden = tl.maximum(forbidden, some)
-        tl.store(whole + problem, tl.full((R,), 1, tl.int32), mask=heavy & (some == 0))
-        if tl.max(some, axis=0) > 0:
-            found = tl.zeros((R,), tl.int32)
-            for at in range(0, k, C):
-                column = at + tl.arange(0, C)
-                inside = known[:, None] & (column < k)[None, :]
-                value = tl.load(scores + row[:, None] * k + column[None, :], mask=inside, other=-float("inf")).to(tl.float32)
+            heavy = heavy & (tl.load(weights + row) > 0)
+        instead = tl.load(scores + row * k)[:, None, None]  # of what lies beyond the last column
+        strange = tl.zeros((R, G), tl.float32)
+        for at in range(0, k, G * S):
+            column = at + tl.arange(0, G)[None, :, None] * S + tl.arange(0, S)[None, None, :]
+            place = row[:, None, None] * k + column
+            value = tl.load(scores + place, mask=column < k, other=instead).to(tl.float32)
+            low, high = tl.minimum(low, tl.min(value, axis=2)), tl.maximum(high, tl.max(value, axis=2))
+            strange += tl.sum(value - value, axis=2)  # NaN where one is not finite
+        gaps = nothing
+        if tl.max(tl.max((strange != strange).to(tl.int32), axis=1), axis=0) > 0:
+            found = nothing
+            for at in range(0, k, G * S):
+                column = at + tl.arange(0, G * S)
+                inside = there[:, None] & (column < k)[None, :]
+                value = tl.load(scores + row[:, None] * k + column[None, :], mask=inside, other=0.0).to(tl.float32)
+                size = tl.abs(value)
+                bad = tl.maximum(bad, tl.max(((value != value) | (value == float("inf"))).to(tl.int32), axis=1))
+                large = tl.maximum(large, tl.max(((size > limit) & (size < float("inf"))).to(tl.int32), axis=1))
+                gaps = tl.maximum(gaps, tl.max((value == -float("inf")).to(tl.int32), axis=1))
                 place = problem[:, None] * k + column[None, :]
-                mass = tl.load(clusters + place, mask=inside, other=0.0)
-                allowed = inside & (value > -float("inf"))
-                found = tl.maximum(found, tl.max((allowed & (mass > 0)).to(tl.int32), axis=1))
-                tl.store(reached + place, tl.full((R, C), 1, tl.int32), mask=allowed & heavy[:, None])
-            lost = tl.maximum(lost, (heavy & (found == 0)).to(tl.int32))
+                allowed = inside & known[:, None] & (value > -float("inf"))
+                mass = tl.load(clusters + place, mask=allowed, other=0.0)
+                found = tl.maximum(found, tl.max((mass > 0).to(tl.int32), axis=1))
+                tl.store(reached + place, tl.full((R, G * S), 1, tl.int32), mask=allowed & heavy[:, None])
+            forbidden = tl.maximum(forbidden, gaps)
+            lost = tl.maximum(lost, (heavy & (gaps > 0) & (found == 0)).to(tl.int32))
+        tl.store(whole + problem, tl.full((R,), 1, tl.int32), mask=heavy & (gaps == 0))
+    # Those that are too large beside infinities were seen above.
+    beyond = ((high > limit) & (high < float("inf"))) | ((low < -limit) & (low > -float("inf")))
+    large = tl.maximum(large, tl.max(beyond.to(tl.int32), axis=1))
     tl.store(parts_of_range + part, tl.min(tl.min(low, axis=1), axis=0))
     tl.store(parts_of_range + parts + part, tl.max(tl.max(high, axis=1), axis=0))
     if tl.max(bad, axis=0) > 0:
@@ -104,8 +105,8 @@ def _survey(
                 asked = problem < n_problems
                 total = tl.load(totals + problem, mask=asked, other=0.0)
                 asked = asked & (total > 0) & (tl.load(whole + problem, mask=asked, other=1) == 0)
-                for at in range(0, k, C):
-                    column = at + tl.arange(0, C)
+                for at in range(0, k, G * S):
+                    column = at + tl.arange(0, G * S)
                     inside = asked[:, None] & (column < k)[None, :]
                     place = problem.to(tl.int64)[:, None] * k + column[None, :]
                     mass = tl.load(clusters + place, mask=inside, other=0.0)
@@ -149,9 +150,9 @@ def survey(
     """
     batches, n, k = scores.shape
     n_problems = len(clusters)
-    chunk = power(16, _TILE, k)
+    span, chunk = _SPAN // scores.element_size(), power(16, _TILE, k)
     rows = _TILE // chunk
-    parts = max(1, min(2 * processors(scores.device), -(-batches * n // rows)))
+    parts = max(1, min(_BUSY * processors(scores.device), -(-batches * n // rows)))
     marks = torch.zeros(_HEADER + n_problems * (k + 1), dtype=torch.int32, device=scores.device)
     found = torch.empty(8, dtype=torch.float64, device=scores.device)
     launch(
@@ -159,7 +160,7 @@ def survey(
         clusters.contiguous(), totals.contiguous(),
         marks if groups is None else groups, torch.empty(2 * parts, dtype=torch.float32, device=scores.device), marks, found,
         n, k, batches * n, n_problems, limit, float(lost_counts),
-        R=rows, C=chunk, PARTS=power(2, 1 << 12, parts), PROBLEMS=rows,
+        R=rows, G=chunk // span, S=span, PARTS=power(2, 1 << 12, parts), PROBLEMS=rows,
         WEIGHTED=weights is not None, GROUPED=groups is not None, num_warps=8,
     )  # fmt: skip
     return found

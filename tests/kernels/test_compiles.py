@@ -137,7 +137,7 @@ def test_vectors_and_members(spilt):
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
 def test_dense(spilt, dtype):
-    from otcluster._kernels import dense
+    from otcluster._kernels import dense, long_rows
 
     real = {"bf16": "fp32", "fp32": "fp64"}[dtype]  # what torch.compile makes of a number of Python
     floats = ("weights", "tops", "sums", "lost", "factors", "part_tops", "out", "near", "rest")
@@ -146,16 +146,18 @@ def test_dense(spilt, dtype):
         "epsilon": real, **dict.fromkeys(("n", "k", "stride", "parts", "count"), "i32"),
     }  # fmt: skip
     rows = {"R": 2, "K": 4096, "WEIGHTED": False}
-    long = {"R": 4, "C": 2048, "WEIGHTED": False}
+    span = {"bf16": 8, "fp32": 4}[dtype]
+    long = {"R": 4, "G": 1024 // span, "S": span}
     for kernel, constants, warps in (
         (dense._first_part, rows, 16),
         (dense._columns_part, rows, 16),
         (dense._labels_of_rows, {"R": 2, "K": 4096}, 16),
         (dense._plan_of_rows, rows, 16),
-        (dense._parts_of_g, {"C": 1024}, 4),
-        (dense._long_rows, {**long, "LABELS": False, "PLAN": False}, 8),
-        (dense._long_rows, {**long, "LABELS": True, "PLAN": False}, 8),
-        (dense._long_columns, {"R": 8, "C": 1024, "FIRST": False, "WEIGHTED": False}, 4),
+        (long_rows.parts_of_g, {"C": 1024}, 4),
+        (long_rows.long_rows, {**long, "WEIGHTED": False, "PLAN": False}, 8),
+        (long_rows.long_rows, {**long, "WEIGHTED": True, "PLAN": True}, 8),
+        (long_rows.long_labels, long, 8),
+        (long_rows.long_columns, {"R": 8, "C": 1024, "FIRST": False, "WEIGHTED": False}, 4),
     ):
         assert spilt(kernel, constants, types, warps, aligned=("k", "stride"))[0] == 0
     merged = {**types, "sums": "*fp32", "out": "*fp64"}
@@ -171,7 +173,7 @@ def test_survey(spilt):
         **dict.fromkeys(("n", "k", "n_rows", "n_problems"), "i32"),
     }  # fmt: skip
     for grouped in (False, True):
-        constants = {"R": 1, "C": 4096, "PARTS": 512, "PROBLEMS": 1, "WEIGHTED": True, "GROUPED": grouped}
+        constants = {"R": 1, "G": 512, "S": 8, "PARTS": 512, "PROBLEMS": 1, "WEIGHTED": True, "GROUPED": grouped}
         assert spilt(survey._survey, constants, types, 8, aligned=("k",))[0] == 0
 
 

@@ -25,7 +25,7 @@ small_forms = pytest.mark.parametrize(("shape", "widest"), [((2, 19, 41), WIDE),
 def small_tiles(monkeypatch):
     """Tiles that several of the small problems of these tests fill."""
     if INTERPRETED:
-        for name, value in {"_TILE": 256, "_CHUNK": 32, "_FEW": 32, "_COLUMNS": 32}.items():
+        for name, value in {"_TILE": 256, "_CHUNK": 128, "_FEW": 32, "_COLUMNS": 32}.items():
             monkeypatch.setattr(dense, name, value)
 
 

@@ -220,7 +220,7 @@ def test_blocks_fit_a_small_device(place, monkeypatch):
     side = Side(torch.zeros(2, 500, 128, dtype=F16, device=place))
     monkeypatch.setattr(points, "blocks_of", lambda *_: points.Blocks(128, 64, 128, 8, 2))
     for shared, depth in ((227 << 10, 128), (99 << 10, 32)):
-        monkeypatch.setattr(points, "_device", lambda _, shared=shared: (4, shared))
+        monkeypatch.setattr(points, "shared_memory", lambda _, shared=shared: shared)
         names = points._layout(side.parts, side.parts)[2]
         assert names["DEPTH"] == depth
         laid = points.Blocks(names["OWN"], names["OTHER"], names["DEPTH"], names["num_warps"], names["num_stages"])

@@ -13,6 +13,8 @@ from tests.kernels.reference import DTYPES, F16, F32, INF
 
 __all__ = ["both", "device_like"]
 
+pytestmark = pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")  # of NumPy, for which a device has no word
+
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
