@@ -300,7 +300,9 @@ class PointScores:
         elif self.metric == "sqeuclidean":
             centre = xp.mean(centroids, axis=-2, keepdims=True)
             centroids = centroids - centre
-        squares = xp.sum(centroids * centroids, axis=-1) if self.metric == "sqeuclidean" else None
+        squares = None
+        if self.metric == "sqeuclidean":
+            squares, centroids = xp.sum(centroids * centroids, axis=-1), 2 * centroids
 
         def tile(batches: slice, rows: slice) -> Array:
             points = x[batches if x.shape[0] > 1 else slice(None), rows, :]
@@ -361,10 +363,7 @@ class PointScores:
         elif centre is not None:
             points = points - centre
         products = points @ xp.matrix_transpose(centroids)
-        if squares is None:
-            return products
-        values = 2 * products - squares[..., None, :]
-        return xp.clip(values - xp.sum(points * points, axis=-1)[..., :, None], None, 0.0)
+        return products if squares is None else self.ops.lowered(products, squares, xp.sum(points * points, axis=-1))
 
     def _normalised(self, vectors: Array) -> Array:
         if self.dim == 0:

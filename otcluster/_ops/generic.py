@@ -222,6 +222,10 @@ class GenericOps:
         """Each row times its weight."""
         return kernel * weights[..., None]
 
+    def lowered(self, values: Array, columns: Array, rows: Array) -> Array:
+        """``values - columns[..., None, :] - rows[..., None]``, at most zero. ``values`` may be written to."""
+        return self.xp.clip(values - columns[..., None, :] - rows[..., None], None, 0.0)
+
     def column_sum(self, values: Array) -> Array:
         """Sum over the rows, in the wide dtype. Equal columns give equal sums, so that ties stay ties."""
         return self.cast(self.xp.sum(values, axis=-2), self.wide)

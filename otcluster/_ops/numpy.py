@@ -99,6 +99,11 @@ class NumpyOps(GenericOps):
         kernel *= weights[..., None]
         return kernel
 
+    def lowered(self, values: Array, columns: Array, rows: Array) -> Array:
+        values -= columns[..., None, :]
+        values -= rows[..., None]
+        return np.minimum(values, 0.0, out=values)
+
     def column_sum(self, values: Array) -> Array:
         # Along this axis NumPy adds one row after the other, so float32 would lose digits: sum short runs, then widen.
         if not values.shape[-2]:

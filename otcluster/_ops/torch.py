@@ -186,6 +186,9 @@ class TorchOps(GenericOps):
     def weighted(self, kernel: Array, weights: Array) -> Array:
         return kernel.mul_(weights.unsqueeze(-1))
 
+    def lowered(self, values: Array, columns: Array, rows: Array) -> Array:
+        return values.sub_(columns.unsqueeze(-2)).sub_(rows.unsqueeze(-1)).clamp_(max=0)
+
     def solve(self, matrices: Array, right: Array) -> Array:
         return torch.linalg.solve_ex(matrices, right.unsqueeze(-1))[0].squeeze(-1)  # does not wait for the device
 

@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 _MOST_ELEMENTS = 1 << 22
-_TILE_ELEMENTS = 1 << 15
+_TILE_ELEMENTS = 1 << 16
 _LOWEST = -1e300
 
 

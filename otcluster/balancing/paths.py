@@ -18,6 +18,7 @@ import numpy.typing as npt
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import dijkstra
 
+from otcluster._ops import compiled
 from otcluster.balancing.pairs import Entries, Floats, Ints, host_of
 from otcluster.scores import Scores
 
@@ -52,6 +53,7 @@ class Paths:
     ) -> None:
         k = self.k = len(prices)
         self.size = k + 1
+        self.loops = compiled.kernels("float64", "path_loops")
         self.scores, self.entries, self.labels, self.tol = scores, entries, labels, tol
         counts = np.bincount(labels, minlength=k)
         hub = hub_price(prices, low, high, len(labels))
@@ -85,7 +87,6 @@ class Paths:
         self.head[used] = self.queue_row[starts]
         self.place = np.full(size * size, len(self.queue_edge))
         self.place[used] = starts
-        self.stale = True
         self.later: dict[int, list[tuple[float, int]]] = {}
         at = np.arange(self.k)
         self.head[at * size + self.k] = self.head[self.k * size + at] = _HUB
@@ -138,20 +139,23 @@ class Paths:
         )
 
     def _distances(self, sources: Ints) -> tuple[Floats, Ints, Ints]:
-        """Shortest distance of each node from any source, with the node before it and the source."""
-        if self.stale:
-            self.edges = np.flatnonzero(self.length < np.inf)
-            ends = np.searchsorted(self.edges, self.size * np.arange(self.size + 1))
-            self.tail = np.repeat(np.arange(self.size), np.diff(ends))
-            self.tip = self.edges - self.size * self.tail
-            self.graph = csr_array(
-                (np.zeros(len(self.edges)), self.tip.astype(np.int32), ends.astype(np.int32)), shape=(self.size, self.size)
-            )
-            self.stale = False
+        """Shortest distance of each node from any source, with the node before it and the source.
+
+        Of nodes beyond the furthest that lacks samples it may be any longer distance.
+        """
+        if self.loops is not None:
+            distance, (before, root) = np.empty(self.size), np.empty((2, self.size), dtype=np.int64)
+            self.loops.shortest(self.length, self.prices, self.excess, distance, before, root)
+            return distance, before, root
+        edges = np.flatnonzero(self.length < np.inf)
+        ends = np.searchsorted(edges, self.size * np.arange(self.size + 1))
+        tail = np.repeat(np.arange(self.size), np.diff(ends))
+        tip = edges - self.size * tail
         # Rounding leaves edges that should be of no length a little negative; clipped, no cycle is.
-        self.graph.data[:] = np.maximum(self.length[self.edges] - self.prices[self.tail] + self.prices[self.tip], 0.0)
-        distance, parent, root = dijkstra(self.graph, indices=sources, min_only=True, return_predecessors=True)
-        return distance, parent, root
+        lengths = np.maximum(self.length[edges] - self.prices[tail] + self.prices[tip], 0.0)
+        graph = csr_array((lengths, tip.astype(np.int32), ends.astype(np.int32)), shape=(self.size, self.size))
+        distance, before, root = dijkstra(graph, indices=sources, min_only=True, return_predecessors=True)
+        return distance, before, root
 
     def _augment(self, target: int, parent: Ints, prices: Floats) -> bool:
         """Move samples along the path to ``target`` as long as it is a shortest one."""
@@ -186,7 +190,6 @@ class Paths:
         self.places[cluster] += more
         self.length[cluster * self.size + self.k] = 0.0 if self.places[cluster] < self.high[cluster] else np.inf
         self.length[self.k * self.size + cluster] = 0.0 if self.places[cluster] > self.low[cluster] else np.inf
-        self.stale = True
 
     def _move(self, row: int, a: int, b: int) -> None:
         score = self._own[row] - self._length[a * self.size + b]
@@ -198,7 +201,6 @@ class Paths:
                 edge, loss = b * self.size + column, score - self._score[at]
                 heappush(self.later.setdefault(edge, []), (loss, row))
                 if loss < self._length[edge]:
-                    self.stale |= self._length[edge] == np.inf
                     self._length[edge], self._head[edge] = loss, row
         # Whoever comes first on an edge may have been found elsewhere than among the pairs at hand.
         for column in np.flatnonzero(self.head[a * self.size : a * self.size + self.k] == row).tolist():
