@@ -16,6 +16,7 @@ from otcluster._ops import select
 from otcluster._ops.generic import Array
 from otcluster.clustering.kmeans import KMeansResult
 from otcluster.clustering.nearest import distances, nearest_centroids
+from otcluster.clustering.samples import checked_weights
 from otcluster.clustering.starts import KMeansParallel, KMeansPlusPlus, Start
 
 STARTS: dict[str, Start] = {"k-means++": KMeansPlusPlus(), "k-means||": KMeansParallel()}
@@ -162,12 +163,14 @@ class Centroids(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin,
         Args:
             X: (n_samples, n_features).
             y: Not used.
-            sample_weight: (n_samples,). Default: ones.
+            sample_weight: (n_samples,), not negative. Default: ones.
         """
         X = self._checked(X)
         squares = on_host(self._own_squares(X)[1]).astype(np.float64)
         weights = weights_of(sample_weight, X)
-        return -float(squares.sum() if weights is None else squares @ on_host(weights))
+        return -float(
+            squares.sum() if weights is None else squares @ on_host(checked_weights(select(X, "X"), weights, len(squares)))
+        )
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -95,6 +95,9 @@ class MiniBatchKMeans(Weighted):
         Raises:
             TypeError, ValueError: As :func:`otcluster.minibatch_kmeans` raises; ``X`` is sparse.
         """
+        check_whole("max_iter", self.max_iter, 1)
+        if self.max_no_improvement is not None:
+            check_whole("max_no_improvement", self.max_no_improvement, 1)
         X = validated(self, X, reset=True)
         weights = weights_of(sample_weight, X)
         found = [

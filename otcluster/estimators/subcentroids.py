@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from otcluster._ops import select
 from otcluster._ops.generic import Array
+from otcluster.checks import check_whole
 from otcluster.clustering.kmeans import KMeansResult, kmeans
 from otcluster.clustering.nearest import distances, like, nearest_centroids
 from otcluster.clustering.samples import Geometry, checked_weights
@@ -123,9 +124,7 @@ class NearestSubCentroid(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _of_class(self, X: Array, weights: Array | None, seed: int) -> tuple[Array, Any, int]:
         """The centroids of a class that hold samples, the weight of each, and the rounds."""
-        n_clusters = self.n_subcentroids
-        if hasattr(n_clusters, "__index__") and not isinstance(n_clusters, bool):
-            n_clusters = min(n_clusters, int(X.shape[0]))
+        n_clusters = min(check_whole("n_subcentroids", self.n_subcentroids, 1), int(X.shape[0]))
         rounds = {"assign": self.assign, "metric": self.metric, "max_iter": self.max_iter, "tol": self.tol}
         found: list[KMeansResult] = []
         with warnings.catch_warnings():
