@@ -61,7 +61,7 @@ def may_look(check_values: bool) -> bool:
 def refuse_closed(store: Any, state: dict[str, Any], prefix: str, *rest: Any) -> None:
     """Add an error to those of loading where ``state`` has centroids that ``store`` was made without, in classes of fewer."""
     given = state.get(f"{prefix}centroids")
-    if store.has_room or not isinstance(given, Tensor) or given.shape != store.centroids.shape:
+    if store.has_room or not isinstance(given, Tensor) or given.is_meta or given.shape != store.centroids.shape:
         return
     if bool((given[~store.is_open.to(given.device)] != 0).any()):
         counts = store.is_open.sum(dim=-1).tolist()
