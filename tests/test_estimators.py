@@ -283,6 +283,23 @@ def test_bad_parameters_are_named(kind, changes, error, match):
         kind(**{"n_clusters": 3, **changes}).fit(blobs(20, 2))
 
 
+@pytest.mark.parametrize("name", ["max_iter", "max_no_improvement"])
+def test_mini_batches_name_parameters_as_scikit_learn_does(name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        MiniBatchKMeans(3, **{name: 0}).fit(blobs(20, 2))
+
+
+@pytest.mark.parametrize("library", [np.asarray, torch.from_numpy])
+@pytest.mark.parametrize("kind", CLUSTERERS)
+def test_weights_of_a_score_are_checked(kind, library):
+    x = library(blobs(20, 2))
+    model = kind(n_clusters=3, random_state=0).fit(x)
+    assert model.score(x, sample_weight=np.arange(20)) == pytest.approx(model.score(x, sample_weight=list(range(20))))
+    for wrong, match in ((np.ones(19), "one number for each of the 20 rows"), (-np.ones(20), "not negative")):
+        with pytest.raises(ValueError, match=f"sample_weight must .*{match}"):
+            model.score(x, sample_weight=wrong)
+
+
 @pytest.mark.parametrize("n", [12, 100, 103])
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("library", [np.asarray, torch.from_numpy])

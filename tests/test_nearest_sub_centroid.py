@@ -80,5 +80,9 @@ def test_samples_without_weight_are_not_there():
             model.fit(x, y, sample_weight=wrong)
     with pytest.raises(ValueError, match="temperature must be positive"):
         NearestSubCentroid(temperature=0).fit(x, y)
-    with pytest.raises(ValueError, match="n_clusters must be at least 1"):
+    with pytest.raises(TypeError, match="temperature must be a number, got 'warm'"):
+        NearestSubCentroid(temperature="warm").fit(x, y)
+    with pytest.raises(ValueError, match="n_subcentroids must be at least 1"):
         NearestSubCentroid(0).fit(x, y)
+    with pytest.raises(TypeError, match=r"n_subcentroids must be a whole number, got 2\.5"):
+        NearestSubCentroid(2.5).fit(x, y)

@@ -20,6 +20,7 @@ from otcluster.clustering.kmeans import KMeansResult, kmeans
 from otcluster.clustering.nearest import distances, like, nearest_centroids
 from otcluster.clustering.samples import Geometry, checked_weights
 from otcluster.estimators.base import on_host, seed_of, starts, validated, weights_of
+from otcluster.solvers.base import check_number
 
 
 class NearestSubCentroid(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -94,7 +95,8 @@ class NearestSubCentroid(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             TypeError, ValueError: As :func:`otcluster.kmeans` and the solver raise; ``X`` is sparse; ``y`` are no classes.
         """
-        if isinstance(self.temperature, bool) or not self.temperature > 0:
+        check_number("temperature", self.temperature)
+        if not self.temperature > 0:
             raise ValueError(f"temperature must be positive, got {self.temperature!r}")
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
