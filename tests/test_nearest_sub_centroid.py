@@ -65,6 +65,14 @@ def test_classes_with_few_samples(assign):
     assert isinstance(NearestSubCentroid(2).fit(torch.from_numpy(x), y).predict(torch.from_numpy(x)), np.ndarray)
 
 
+def test_classes_that_are_whole_floats_come_back_in_the_library_of_the_samples():
+    x, y = blobs(40, 2, 4), (np.arange(40) % 3).astype(float)
+    model = NearestSubCentroid(2, random_state=0).fit(x, y)
+    found = model.predict(torch.from_numpy(x))
+    assert isinstance(found, torch.Tensor)
+    np.testing.assert_array_equal(found, model.predict(x))
+
+
 def test_samples_without_weight_are_not_there():
     x, y = blobs(40, 2, 4), np.arange(40) % 3
     weight = (y < 2).astype(float)

@@ -179,7 +179,7 @@ class BalancedKMeans(Centroids):
 
 def _size(size: Any) -> Size:
     """Bounds as the solver takes them: what is a row of numbers in any form is a tuple there."""
-    return size if size is None or hasattr(size, "__index__") or not hasattr(size, "__len__") else tuple(size)
+    return tuple(size) if hasattr(size, "__len__") and not isinstance(size, str) and getattr(size, "ndim", 1) else size
 
 
 def _scaled(size: Any, n_here: int, n_fit: int, rounded: Any) -> Size:

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from otcluster._ops import select
 from otcluster._ops.generic import Array
+from otcluster.checks import is_whole
 from otcluster.clustering.kmeans import KMeansResult
 from otcluster.clustering.nearest import distances, nearest_centroids
 from otcluster.clustering.samples import checked_weights
@@ -78,7 +79,7 @@ def starts(init: Any, n_init: Any, random_state: Any, X: Array, n_clusters: int,
     """
     if n_init == "auto":
         n_init = 1
-    elif isinstance(n_init, (bool, str)) or not hasattr(n_init, "__index__") or n_init < 1:
+    elif not is_whole(n_init) or n_init < 1:
         raise ValueError(f"n_init must be 'auto' or a positive whole number, got {n_init!r}")
     seed = seed_of(random_state)
     if isinstance(init, str):

@@ -147,5 +147,5 @@ class MiniBatchKMeans(Weighted):
         self.cluster_centers_ = samples.to_face(samples.ops.cast(self._running.centroids, samples.dtype))
         self.labels_, self.inertia_ = done.labels, done.inertia
         self.n_steps_ = self._running.n_batches
-        self._n_features_out = self.n_clusters
+        self._n_features_out = int(self.cluster_centers_.shape[0])
         return self

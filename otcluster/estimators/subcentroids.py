@@ -88,7 +88,7 @@ class NearestSubCentroid(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Args:
             X: (n_samples, n_features), finite: what scikit-learn takes for an array, or a torch tensor.
-            y: (n_samples,) classes: integers, strings, or a torch tensor of integers.
+            y: (n_samples,) classes: whole numbers, strings, or a torch tensor of whole numbers.
             sample_weight: (n_samples,), not negative. A sample of no weight is as if it were not there. Default: ones; only
                 those with ``ExactBalanced``.
 
@@ -116,9 +116,9 @@ class NearestSubCentroid(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             own = None if weights is None else ops.xp.take(weights, rows)
             found.append(self._of_class(ops.xp.take(X, rows, axis=0), own, seed))
         owner = np.repeat(np.arange(len(classes)), [len(weight) for _, weight, _ in found])
-        self.classes_ = ops.asarray(classes) if classes.dtype.kind in "biu" else classes
+        self.classes_ = ops.asarray(classes) if classes.dtype.kind in "biuf" else classes
         self.subcentroids_ = ops.xp.concat([centroids for centroids, _, _ in found])
-        self.subcentroid_classes_ = ops.asarray(classes[owner]) if classes.dtype.kind in "biu" else classes[owner]
+        self.subcentroid_classes_ = ops.asarray(classes[owner]) if classes.dtype.kind in "biuf" else classes[owner]
         self.subcentroid_weights_ = np.concatenate([weight for _, weight, _ in found])
         self.n_iter_ = max(n_iter for _, _, n_iter in found)
         self._owner = owner
@@ -167,7 +167,7 @@ class NearestSubCentroid(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             (n_samples,), in the library of ``X``; NumPy where classes are strings.
         """
         places = self.apply(X)
-        if not is_torch_array(self.subcentroid_classes_) and self.subcentroid_classes_.dtype.kind not in "biu":
+        if not is_torch_array(self.subcentroid_classes_) and self.subcentroid_classes_.dtype.kind not in "biuf":
             return self.subcentroid_classes_[on_host(places)]
         ops = select(places, "X")
         return ops.xp.take(like(ops, self.subcentroid_classes_), places)
