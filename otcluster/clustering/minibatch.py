@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from otcluster.clustering.batches import Batches
 from otcluster.clustering.kmeans import KMeansResult, first_centroids
 from otcluster.clustering.nearest import nearest_assignment, nearest_centroids, warn_of_empty
 from otcluster.clustering.running import RunningCentroids
-from otcluster.clustering.samples import Geometry, Samples, checked_weights
+from otcluster.clustering.samples import Geometry, NotFiniteError, Samples, checked_weights
 from otcluster.clustering.starts import KMeansPlusPlus, Start
 from otcluster.solvers.base import check_number
 
@@ -113,7 +115,9 @@ def minibatch_run(
     for turn in range(n_init if isinstance(start, Start) else 1):
         batches = Batches(x, sample_weight, batch_size, seed + turn)
         for_start = Batches(x, sample_weight, init_size or 3 * max(batch_size, n_clusters), seed + turn)
-        first = Samples(*for_start.take(next(iter(for_start))), metric, None)
+        rows = next(iter(for_start))
+        with _named(rows):
+            first = Samples(*for_start.take(rows), metric, None)
         if first.n < n_clusters:
             raise ValueError(f"init_size must be at least n_clusters = {n_clusters}, got {first.n}")
         centroids = first.unlaid(first_centroids(start, first, n_clusters, seed + turn))
@@ -135,7 +139,8 @@ def _follow(
     smoothed = least = math.inf
     stalled = 0
     for rows in itertools.islice(batches, math.ceil(max_epochs * per_epoch)):
-        done = running.follow(*batches.take(rows))
+        with _named(rows):
+            done = running.follow(*batches.take(rows))
         if not done.weight > 0:
             continue
         here = done.inertia / done.weight
@@ -150,6 +155,15 @@ def _follow(
         if patience is not None and stalled >= patience:
             return Status.CONVERGED, smoothed
     return Status.MAX_ITER, smoothed
+
+
+@contextmanager
+def _named(rows: Any) -> Iterator[None]:
+    """Name a bad row of a batch by its place among all."""
+    try:
+        yield
+    except NotFiniteError as error:
+        raise NotFiniteError(int(rows[error.row])) from None
 
 
 def _result(

@@ -17,6 +17,18 @@ Geometry: TypeAlias = Literal["cosine", "sqeuclidean"]
 _BLOCK_BYTES = 1 << 25  # of rows read at once where they have to be converted or come from a file
 
 
+class NotFiniteError(ValueError):
+    """A row has NaN or infinity: ``row`` of this rank, or one of another rank where that is None."""
+
+    def __init__(self, row: int | None) -> None:
+        where = "on another rank" if row is None else f"in row {row}"
+        super().__init__(f"x must be finite, got NaN or infinity {where}: drop such rows, or fill them")
+        self.row = row
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NotFiniteError, (self.row,)
+
+
 class Samples:
     """The rows of one rank, their weights, and where the coordinates of k-means begin.
 
@@ -88,9 +100,7 @@ class Samples:
             largest = self.greatest(largest)
             limit = float(xp.finfo(self.dtype).max) ** 0.5 / (4 * self.dim)
             if not math.isfinite(largest):
-                raise ValueError(
-                    f"x must be finite, got NaN or infinity {self._where_not_finite()}: drop such rows, or fill them"
-                )
+                raise NotFiniteError(self._first_not_finite())
             if self.metric == "sqeuclidean" and largest > limit:
                 dtype = getattr(self.dtype, "__name__", self.dtype)
                 raise ValueError(f"x is too large: squares of its entries overflow {dtype}, scale the data down")
@@ -105,13 +115,14 @@ class Samples:
             self.scale: Array | None = scale
             self.centre = ops.cast(mean + around if scale is None else 0 * mean, self.dtype)
 
-    def _where_not_finite(self) -> str:
+    def _first_not_finite(self) -> int | None:
+        """The first row here with NaN or infinity; None where there is none, so that it is on another rank."""
         ops, xp = self.ops, self.ops.xp
         for rows, block in self.blocks(self._rows_at_once):
             bad = np.flatnonzero(ops.to_numpy(~xp.all(xp.isfinite(block), axis=-1)))
             if len(bad):
-                return f"in row {rows.start + int(bad[0])}"
-        return "on another rank"
+                return rows.start + int(bad[0])
+        return None
 
     def _read_all(self, around: Array) -> tuple[Array, Array, Array, float, Array | None]:
         """Sums around a row, sums of squares, the weight, the largest magnitude (infinite if one is not finite), scales."""

@@ -153,6 +153,9 @@ def test_the_first_row_that_is_not_finite_is_named(metric, library):
     x[[4, 7], 1] = np.inf, np.nan
     with pytest.raises(ValueError, match="x must be finite, got NaN or infinity in row 4"):
         otc.kmeans(LIBRARIES[library](x), 2, metric=metric)
+    for size in (2, 9):
+        with pytest.raises(ValueError, match=r"NaN or infinity in row [47]:"):
+            otc.minibatch_kmeans(LIBRARIES[library](x), 2, metric=metric, batch_size=size)
     errors = run_ranks(2, lambda rank, reducer: _error_of(lambda: otc.kmeans(x[rank * 4 :][:4], 2, reducer=reducer)))
     assert "on another rank" in errors[0]
     assert "in row 0" in errors[1]
