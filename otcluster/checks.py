@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from otcluster._ops.generic import Array
 from otcluster._ops.lazy import lazy
@@ -23,11 +26,29 @@ class InfeasibleError(ValueError):
 
 def check_whole(name: str, value: Any, least: int) -> int:
     """Return ``value`` as an int, or raise unless it is a whole number of at least ``least``."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    if not is_whole(value):
         raise TypeError(f"{name} must be a whole number, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-    return int(value)
+    if (number := operator.index(value)) < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}")
+    return number
+
+
+def is_whole(value: Any) -> bool:
+    """Whether ``value`` is one whole number, of any library; booleans are none."""
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return not isinstance(value, bool)
+
+
+def check_seed(seed: Any) -> int:
+    """The seed that is given, or the next draw of a NumPy generator: from 0 to 2**63 - 1. What is larger is wrapped."""
+    if isinstance(seed, np.random.Generator):
+        return int(seed.integers(1 << 63))
+    if not is_whole(seed):
+        raise TypeError(f"seed must be a whole number or a numpy.random.Generator, got {seed!r}")
+    return check_whole("seed", seed, 0) % (1 << 63)
 
 
 def check_values(

@@ -46,6 +46,12 @@ class Reducer(Protocol):
         ...
 
 
+def check_reducer(reducer: Any) -> None:
+    """Raise unless ``reducer`` is one, or None."""
+    if reducer is not None and (isinstance(reducer, type) or not isinstance(reducer, Reducer)):
+        raise TypeError(f"reducer must have the methods sum and max of otcluster.Reducer, got {reducer!r}")
+
+
 class TorchReducer:
     """Sums and maxima over the ranks of a ``torch.distributed`` process group, whoever set it up.
 

@@ -20,6 +20,7 @@ from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 from otcluster._ops import select
 from otcluster._ops.generic import Array
+from otcluster.checks import check_whole
 
 
 def cluster_sizes(labels: Array, n_clusters: int) -> Array:
@@ -39,8 +40,7 @@ def cluster_sizes(labels: Array, n_clusters: int) -> Array:
         >>> cluster_sizes(np.array([0, 2, 2, -1]), 4)
         array([1, 0, 2, 0])
     """
-    if n_clusters < 1:
-        raise ValueError(f"n_clusters must be at least 1, got {n_clusters}")
+    check_whole("n_clusters", n_clusters, 1)
     host = _host(labels, "labels")
     if host.ndim != 1:
         raise ValueError(f"labels must be one-dimensional, got shape {host.shape}")

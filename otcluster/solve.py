@@ -8,7 +8,7 @@ from typing import Any
 from otcluster._ops.generic import Array
 from otcluster.assignment import Assignment
 from otcluster.balancing.sizes import Size
-from otcluster.distributed import Reducer
+from otcluster.distributed import Reducer, check_reducer
 from otcluster.gradients import Gradient, check_gradient
 from otcluster.partial import PartialAssignment, extended, extended_start
 from otcluster.problem import Problem
@@ -68,12 +68,11 @@ def solve(
         raise TypeError(f"solver must be a solver such as SinkhornKnopp(epsilon=0.05), got {solver!r}")
     if gradient is not None:
         check_gradient(gradient, problem)
+    check_reducer(reducer)
     if reducer is None:
         if problem.sharded:
             raise ValueError("problem is sharded and no reducer is given: pass reducer=, or leave sharded=True out")
         problem.check_unchanged()
-    elif isinstance(reducer, type) or not isinstance(reducer, Reducer):
-        raise TypeError(f"reducer must have the methods sum and max of otcluster.Reducer, got {reducer!r}")
     with problem.ops.quiet():
         if reducer is not None:
             problem = joined(problem, solver, reducer, started=start is not None, gradient=gradient)

@@ -283,6 +283,30 @@ def test_bad_parameters_are_named(kind, changes, error, match):
         kind(**{"n_clusters": 3, **changes}).fit(blobs(20, 2))
 
 
+def test_a_batch_keeps_the_centroids_that_there_are():
+    x = blobs(40, 2)
+    model = MiniBatchKMeans(3, random_state=0).partial_fit(x).set_params(n_clusters=5).partial_fit(x)
+    assert model.cluster_centers_.shape == (3, 2)
+    assert len(model.get_feature_names_out()) == model.transform(x).shape[1] == 3
+
+
+@pytest.mark.parametrize("name", ["max_iter", "max_no_improvement"])
+def test_mini_batches_name_parameters_as_scikit_learn_does(name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        MiniBatchKMeans(3, **{name: 0}).fit(blobs(20, 2))
+
+
+@pytest.mark.parametrize("library", [np.asarray, torch.from_numpy])
+@pytest.mark.parametrize("kind", CLUSTERERS)
+def test_weights_of_a_score_are_checked(kind, library):
+    x = library(blobs(20, 2))
+    model = kind(n_clusters=3, random_state=0).fit(x)
+    assert model.score(x, sample_weight=np.arange(20)) == pytest.approx(model.score(x, sample_weight=list(range(20))))
+    for wrong, match in ((np.ones(19), "one number for each of the 20 rows"), (-np.ones(20), "not negative")):
+        with pytest.raises(ValueError, match=f"sample_weight must .*{match}"):
+            model.score(x, sample_weight=wrong)
+
+
 @pytest.mark.parametrize("n", [12, 100, 103])
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("library", [np.asarray, torch.from_numpy])
@@ -318,6 +342,16 @@ def test_prices_balance_new_samples_like_the_old_ones():
     np.testing.assert_array_equal(
         np.concatenate([model.predict(x[at : at + 7]) for at in range(0, 700, 7)]), model.predict(x[:700])
     )
+
+
+@pytest.mark.parametrize("form", [tuple, list, np.array, torch.tensor])
+def test_sizes_of_each_cluster_come_in_any_form(form):
+    x = blobs(60, 2)
+    model = BalancedKMeans(4, size_min=form([3, 4, 5, 40]), size_max=form([9, 9, 9, 60]), random_state=0).fit(x)
+    sizes = np.bincount(model.labels_, minlength=4)
+    assert (sizes >= [3, 4, 5, 40]).all()
+    assert (sizes <= [9, 9, 9, 60]).all()
+    np.testing.assert_array_equal(np.bincount(model.predict_balanced(x, size_min=form([1, 2, 3, 54]))), [1, 2, 3, 54])
 
 
 def test_balanced_means_no_weights():

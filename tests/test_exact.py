@@ -288,6 +288,7 @@ def test_too_little_room_and_too_few_candidates_are_said():
         ({"size_min": 1.5}, TypeError, "size_min must be None, a whole number or a tuple"),
         ({"size_max": [1, 2]}, TypeError, "size_max must be None, a whole number or a tuple"),
         ({"size_max": True}, TypeError, "size_max"),
+        ({"size_max": np.array([1, 2, 3])}, TypeError, "size_max must be None, a whole number or a tuple"),
         ({"size_min": -1}, ValueError, "size_min must not be negative, got -1"),
         ({"size_min": 3, "size_max": (4, 2)}, ValueError, "size_min must not exceed size_max"),
         ({"size_min": (1, 2), "size_max": (1, 2, 3)}, ValueError, "of one length, got 2 and 3"),

@@ -219,3 +219,7 @@ def test_measures_of_numpy_need_no_torch():
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
+
+
+def test_half_precision_sizes_are_numbers_too():
+    assert imbalance_factor(torch.tensor([1.0, 3.0]).bfloat16()) == imbalance_factor([1, 3])

@@ -65,6 +65,14 @@ def test_classes_with_few_samples(assign):
     assert isinstance(NearestSubCentroid(2).fit(torch.from_numpy(x), y).predict(torch.from_numpy(x)), np.ndarray)
 
 
+def test_classes_that_are_whole_floats_come_back_in_the_library_of_the_samples():
+    x, y = blobs(40, 2, 4), (np.arange(40) % 3).astype(float)
+    model = NearestSubCentroid(2, random_state=0).fit(x, y)
+    found = model.predict(torch.from_numpy(x))
+    assert isinstance(found, torch.Tensor)
+    np.testing.assert_array_equal(found, model.predict(x))
+
+
 def test_samples_without_weight_are_not_there():
     x, y = blobs(40, 2, 4), np.arange(40) % 3
     weight = (y < 2).astype(float)
@@ -80,5 +88,9 @@ def test_samples_without_weight_are_not_there():
             model.fit(x, y, sample_weight=wrong)
     with pytest.raises(ValueError, match="temperature must be positive"):
         NearestSubCentroid(temperature=0).fit(x, y)
-    with pytest.raises(ValueError, match="n_clusters must be at least 1"):
+    with pytest.raises(TypeError, match="temperature must be a number, got 'warm'"):
+        NearestSubCentroid(temperature="warm").fit(x, y)
+    with pytest.raises(ValueError, match="n_subcentroids must be at least 1"):
         NearestSubCentroid(0).fit(x, y)
+    with pytest.raises(TypeError, match=r"n_subcentroids must be a whole number, got 2\.5"):
+        NearestSubCentroid(2.5).fit(x, y)

@@ -230,6 +230,25 @@ def test_the_queue_refuses_what_does_not_fit_and_stays_as_it_was(features, label
     assert queue.labels.tolist() == [7]
 
 
+def test_numbers_that_the_dtype_of_the_queue_cannot_hold_are_refused():
+    queue = otc.MemoryQueue(4, 2, dtype=torch.float16)
+    with pytest.raises(ValueError, match="features must be finite"):
+        queue.push(torch.tensor([[1.0, 1e6]]))
+    assert len(queue) == 0
+    queue.push(torch.tensor([[1.0, 6e4]]))
+    assert queue.features.isfinite().all()
+
+
+@pytest.mark.parametrize(("seed", "error"), [(None, TypeError), (0.5, TypeError), (-1, ValueError)])
+def test_seeds_of_samples_are_whole_numbers_or_generators(seed, error):
+    queue = otc.MemoryQueue(4, 2)
+    queue.push(torch.ones(4, 2), torch.arange(4))
+    with pytest.raises(error, match="seed must be"):
+        queue.sample(2, seed=seed)
+    drawn = [queue.sample(4, seed=np.random.default_rng(3)).labels for _ in range(2)]
+    assert torch.equal(drawn[0], drawn[1])
+
+
 @pytest.mark.parametrize(("capacity", "dim", "error"), [(-1, 2, ValueError), (2, 0, ValueError), (2.5, 2, TypeError)])
 def test_impossible_queues_are_refused(capacity, dim, error):
     with pytest.raises(error):
@@ -243,6 +262,7 @@ def test_impossible_queues_are_refused(capacity, dim, error):
         ({"ready_at": -1}, ValueError),
         ({"dtype": torch.int64}, TypeError),
         ({"dtype": float}, TypeError),
+        ({"payloads": ["ids"]}, TypeError),
     ],
 )
 def test_queues_that_cannot_be_are_refused(arguments, error):

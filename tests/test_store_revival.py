@@ -110,6 +110,32 @@ def test_reseeding_chooses_every_sample_alike():
     assert chi_squared < 39 + 4 * math.sqrt(2 * 39)  # four standard deviations above its mean
 
 
+@pytest.mark.parametrize("x", [[[1.0], [2.0], [3.5], [10.0], [-4.0], [0.0]], [[1.0, 2.0], [2.0, 4.0], [5.0, 10.0], [0.0, 0.0]]])
+def test_samples_of_one_direction_are_chosen_alike_and_never_mixed(x):
+    x = torch.tensor(x, dtype=torch.float64)
+    started, revived = torch.zeros(len(x)), torch.zeros(len(x))
+    for step in range(400):
+        given = {"n_classes": None, "metric": "sqeuclidean", "dim": x.shape[1]}
+        store = make(None, n_centroids=1, **given)
+        store.start(x, seed=step)
+        started[(x == store.centroids).all(dim=1)] += 1
+        store = make(otc.Reseed(patience=1), n_centroids=2, **given)
+        store.n_updates.fill_(step)
+        store.update(x, None, torch.zeros(len(x), dtype=torch.int64))
+        revived[(x == store.centroids[1]).all(dim=1)] += 1
+    for counts in (started, revived):
+        assert counts.sum() == 400
+        fair = 400 / len(x)
+        assert float(((counts - fair) ** 2 / fair).sum()) < len(x) - 1 + 4 * math.sqrt(2 * (len(x) - 1))
+
+
+@pytest.mark.parametrize("policy", [otc.Reseed, otc.SplitLargest])
+def test_impossible_policies_are_refused(policy):
+    for arguments, error in (({"below": "few"}, TypeError), ({"below": 1}, ValueError), ({"patience": 1.5}, TypeError)):
+        with pytest.raises(error, match=f"{next(iter(arguments))} must"):
+            policy(**arguments)
+
+
 @pytest.mark.parametrize("averaging", AVERAGES, ids=repr)
 @pytest.mark.parametrize("metric", ["cosine", "sqeuclidean"])
 def test_a_split_shares_place_and_use_of_the_largest(averaging, metric):

@@ -81,3 +81,13 @@ def test_state_is_buffers_and_a_store_of_another_size_is_refused():
     with pytest.raises(RuntimeError, match="size mismatch"):
         otc.CentroidStore(n_centroids=5, dim=DIM).load_state_dict(parts.one_set.state_dict())
     assert parts.to("meta").plain.centroids.device.type == "meta"
+
+
+def test_centroids_of_classes_that_have_fewer_are_refused():
+    saved = otc.CentroidStore(n_classes=2, n_centroids=(2, 3), dim=DIM).state_dict()
+    other = otc.CentroidStore(n_classes=2, n_centroids=(3, 2), dim=DIM)
+    with pytest.raises(RuntimeError, match=r"centroids in other classes than n_centroids=\[3, 2\]"):
+        other.load_state_dict(saved)
+    same = otc.CentroidStore(n_classes=2, n_centroids=(2, 3), dim=DIM, seed=1)
+    same.load_state_dict(saved)
+    assert torch.equal(same.centroids, saved["centroids"])

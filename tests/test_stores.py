@@ -130,6 +130,25 @@ def test_impossible_stores_are_refused(arguments):
         otc.CentroidStore(**{"n_classes": 2, "n_centroids": 2, "dim": 2, **arguments})
 
 
+def test_what_is_no_number_no_seed_and_no_reducer_is_named():
+    x, to = torch.ones(2, 2), torch.tensor([0, 1])
+    for seed in (None, 0.5, torch.Generator()):
+        with pytest.raises(TypeError, match="seed must be a whole number"):
+            otc.CentroidStore(n_centroids=2, dim=2, seed=seed)
+        with pytest.raises(TypeError, match="seed must be a whole number"):
+            otc.CentroidStore(n_centroids=2, dim=2).start(x, seed=seed)
+    with pytest.raises(ValueError, match="got 2 of them: set n_classes"):
+        otc.CentroidStore(n_centroids=(1, 2), dim=2)
+    with pytest.raises(TypeError, match="n_centroids must be a whole number"):
+        otc.CentroidStore(n_classes=2, n_centroids=torch.tensor([1, 2]), dim=2)
+    store = otc.CentroidStore(n_centroids=2, dim=2, momentum=lambda done: "most")
+    with pytest.raises(TypeError, match="momentum must be a number, got 'most'"):
+        store.update(x, None, to)
+    for action in (lambda: store.update(x, None, to, reducer=3), lambda: store.start(x, reducer=3)):
+        with pytest.raises(TypeError, match="reducer must have the methods sum and max"):
+            action()
+
+
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_kmeans_plusplus_draws_one_of_each_distant_cluster(library):
     rng = np.random.default_rng(0)

@@ -25,7 +25,9 @@ def select(array: Any, argument: str) -> GenericOps:
         TypeError: ``array`` is not an array that can be computed with; the message names ``argument``.
     """
     if isinstance(array, np.ma.MaskedArray):
-        raise TypeError(f"{argument} is a masked array, whose mask would be lost: forbid pairs with scores of -inf instead")
+        raise TypeError(
+            f"{argument} is a masked array, whose mask would be lost: fill it, or give scores of -inf to what is masked"
+        )
     if isinstance(array, np.matrix):
         raise TypeError(f"{argument} is a numpy.matrix, whose slices are never one-dimensional: pass numpy.asarray of it")
     if array_api_compat.is_torch_array(array):

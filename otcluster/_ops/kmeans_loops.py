@@ -21,6 +21,7 @@ GROUP = 32
 
 real: Any = globals().get("REAL", np.float32)
 zero, infinity, one = real(0), real(np.inf), real(1)
+greatest_number = float(np.finfo(real).max)
 
 array = numba.float32 if real is np.float32 else numba.float64
 table = types.Array(array, 2, "C", readonly=True)
@@ -140,7 +141,7 @@ def survey(
             for axis in range(x.shape[1]):
                 part = float(x[i, axis]) / top if top > zero else 0.0
                 square += part * part
-            factor = 1.0 / (math.sqrt(square) * top) if top > zero else 0.0
+            factor = min(1.0 / (math.sqrt(square) * top), greatest_number) if top > zero else 0.0
             scale[i] = factor
         for axis in range(x.shape[1]):
             value = (float(x[i, axis]) - around[axis]) * factor

@@ -57,7 +57,8 @@ class TorchOps(GenericOps):
         return host
 
     def to_numpy(self, array: Array) -> Any:
-        return array.detach().cpu().numpy()
+        array = array.detach().cpu()
+        return (array.float() if array.dtype == torch.bfloat16 else array).numpy()  # NumPy has no bfloat16
 
     def version(self, array: Array) -> int | None:
         if torch.compiler.is_compiling() or array.is_inference():

@@ -72,12 +72,21 @@ def open_data(paths: Sequence[Path], weights: Path | None, settings: Settings) -
 
 def _open_weights(path: Path, n: int) -> npt.NDArray[Any]:
     try:
-        weights = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        weights = np.lib.format.open_memmap(path, mode="r")
+    except OSError as error:
+        raise RunError(f"--weights: {path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, EOFError) as error:
         raise RunError(f"--weights: {path} cannot be read as a .npy file: {error}") from error
-    if not isinstance(weights, np.ndarray) or weights.shape != (n,) or weights.dtype.kind not in "iuf":
-        what = f"{weights.dtype} of shape {weights.shape}" if isinstance(weights, np.ndarray) else "an archive"
+    if weights.shape != (n,) or weights.dtype.kind not in "iuf":
+        what = f"{weights.dtype} of shape {weights.shape}"
         raise RunError(f"--weights: {path} must hold one number for each of the {n} vectors, shape ({n},), got {what}")
+    bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if bad.size:
+        raise RunError(
+            f"--weights: {path} must hold numbers that are finite and not negative, got {weights[bad[0]]} in row {bad[0]}"
+        )
+    if not weights.any():
+        raise RunError(f"--weights: {path} holds only zeros: nothing would be clustered")
     return weights
 
 

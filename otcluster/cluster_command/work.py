@@ -21,6 +21,7 @@ from otcluster.cluster_command.report import draw, measures, versions
 from otcluster.cluster_command.settings import Settings
 from otcluster.clustering.kmeans import KMeansResult, kmeans
 from otcluster.clustering.progress import KMeansProgress
+from otcluster.clustering.samples import NotFiniteError
 from otcluster.clustering.starts import Start
 from otcluster.runs.errors import RunError
 from otcluster.runs.interruption import Interrupted, raised_signals
@@ -160,7 +161,7 @@ class _Work:
 
     def _explained(self, error: Exception) -> str:
         """What k-means says, with the place of the first entry that is not finite."""
-        if not str(error).startswith("x must be finite"):
+        if not isinstance(error, NotFiniteError):
             return str(error)
         found = [row for row in self.ranks.gathered(first_not_finite(self.part)) if row is not None]
         return f"the vectors must be finite: there is NaN or infinity in {place(self.data.source, min(found))}"

@@ -84,18 +84,18 @@ class CompiledPass:
             )  # fmt: skip
         return result
 
-    def relabel(self, row: int, cluster: int) -> None:
-        old, new = self._own[row], self._places[cluster]
-        weight = 1.0 if self.samples.weights is None else float(self.samples.weights[row])
-        values = weight * self.samples.row(row).astype(np.float64)
+    def relabel(self, rows: Any, cluster: int) -> None:
+        old, new = self._own[rows[0]], self._places[cluster]
+        weight = float(len(rows)) if self.samples.weights is None else float(self.samples.weights[rows].sum(dtype=np.float64))
+        values = weight * self.samples.row(int(rows[0])).astype(np.float64)
         self._sums[old] -= values
         self._counts[old] -= weight
         self._sums[new] += values
         self._counts[new] += weight
-        self._own[row] = new
+        self._own[rows] = new
         if self._bounds is not None:  # nothing is known of it any more
             upper, lower = self._bounds
-            upper[row], lower[row] = np.inf, 0
+            upper[rows], lower[rows] = np.inf, 0
 
     # Passes over all rows
 

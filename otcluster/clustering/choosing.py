@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from otcluster._ops.generic import Array
+from otcluster.checks import check_seed, check_whole
 from otcluster.clustering.criteria import BIC, CountCriterion
 from otcluster.clustering.fits import Fits
 from otcluster.clustering.kmeans import KMeansResult
@@ -45,7 +46,7 @@ def choose_n_clusters(
     criterion: CountCriterion | None = None,
     metric: Geometry = "sqeuclidean",
     n_init: int = 1,
-    seed: int = 0,
+    seed: int | np.random.Generator = 0,
 ) -> ClusterCountResult:
     """Find how many clusters samples have, with the curve that says how clear it is.
 
@@ -60,7 +61,7 @@ def choose_n_clusters(
         metric: ``"sqeuclidean"`` or ``"cosine"``, as in :func:`kmeans`.
         n_init: Random starts of each k-means. Numbers that are tried one after the other have another start: of more
             clusters, those that it costs least to merge are merged.
-        seed: Of starts and splits.
+        seed: Of starts and splits, or a NumPy generator to draw it from.
 
     Returns:
         The number, the curve and the clustering.
@@ -84,7 +85,7 @@ def choose_n_clusters(
     if hasattr(x, "read"):
         raise TypeError("x must be in memory, got what reads it from a file: choose by some of the rows, x.rows(indices)")
     chosen = _checked(candidates)
-    fits = Fits(x, metric, n_init, seed)
+    fits = Fits(x, metric, n_init, check_seed(seed))
     if chosen[-1] > fits.n:
         raise ValueError(f"candidates must be at most the number of samples, {fits.n}, got {chosen[-1]}")
     curve = criterion.curve(fits, chosen)
@@ -92,19 +93,11 @@ def choose_n_clusters(
 
 
 def _checked(candidates: Any) -> tuple[int, ...]:
-    if hasattr(candidates, "__index__") and not isinstance(candidates, bool):
-        if candidates < 1:
-            raise ValueError(f"candidates must be at least 1, got {candidates}")
-        return tuple(range(1, int(candidates) + 1))
-    if not isinstance(candidates, Iterable) or isinstance(candidates, str):
+    if isinstance(candidates, str) or not (isinstance(candidates, Iterable) or hasattr(candidates, "__index__")):
         raise TypeError(f"candidates must be the largest number of clusters, or several numbers, got {candidates!r}")
-    given = list(candidates)
-    for number in given:
-        if isinstance(number, bool) or not hasattr(number, "__index__"):
-            raise TypeError(f"candidates must be whole numbers, got {number!r}")
+    if not isinstance(candidates, Iterable) or getattr(candidates, "ndim", 1) == 0:
+        return tuple(range(1, check_whole("candidates", candidates, 1) + 1))
+    given = {check_whole("candidates", number, 1) for number in candidates}
     if not given:
         raise ValueError("candidates must hold at least one number, got none")
-    found = sorted({int(number) for number in given})
-    if found[0] < 1:
-        raise ValueError(f"candidates must be at least 1, got {found[0]}")
-    return tuple(found)
+    return tuple(sorted(given))

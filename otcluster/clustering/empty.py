@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
 from otcluster._ops.generic import Array
 from otcluster.clustering.passes import NearestPass, Step
 from otcluster.clustering.samples import Samples
@@ -40,6 +42,7 @@ class KeepEmpty:
 class RelocateFarthest:
     """Move the centroid of an empty cluster to the sample that is farthest from its own, as scikit-learn does.
 
+    Copies of that sample go with it, so that a sample of weight w counts as w samples here too.
     Where every sample lies on its centroid there are fewer distinct samples than clusters, and the centroid stays where it is.
 
     Example:
@@ -65,14 +68,15 @@ class RelocateFarthest:
             farthest = samples.greatest(mine)
             if farthest <= 0:
                 break
-            at = self._first(samples, (distances == farthest).nonzero()[0])
+            rows = self._copies(samples, (distances == farthest).nonzero()[0])
             packed = ops.full((samples.dim + 3,), 0.0, ops.wide)
-            if at is not None:
-                weight = 1.0 if samples.weights is None else float(samples.weights[at])
-                row = ops.to_numpy(samples.row(at)).astype("float64")
-                packed = ops.asarray([*row, weight, float(labels[at]), 1.0], dtype=ops.wide)
-                distances[at] = 0.0
-                current.relabel(at, cluster)
+            if len(rows):
+                rows = rows[labels[rows] == labels[rows[0]]]
+                weight = float(len(rows)) if samples.weights is None else float(ops.to_numpy(samples.weights)[rows].sum())
+                row = ops.to_numpy(samples.row(int(rows[0]))).astype("float64")
+                packed = ops.asarray([*row, weight, float(labels[rows[0]]), 1.0], dtype=ops.wide)
+                distances[rows] = 0.0
+                current.relabel(rows, cluster)
             found = ops.to_numpy(samples.summed(packed))
             n_owners = found[-1]
             row, weight, old = found[:-3] / n_owners, found[-3], round(found[-2] / n_owners)
@@ -82,15 +86,14 @@ class RelocateFarthest:
             counts[old] -= weight
         return Step(ops.asarray(sums, dtype=ops.wide), ops.asarray(counts, dtype=ops.wide), float("inf"))
 
-    def _first(self, samples: Samples, rows: Any) -> int | None:
-        """Of equally far rows of all ranks the last in the order of their coordinates, if it is here."""
+    def _copies(self, samples: Samples, rows: Any) -> Any:
+        """Of equally far rows of all ranks those that are last in the order of their coordinates, of this rank."""
         ops = samples.ops
         held = samples.summed(ops.full((1,), float(len(rows)), ops.wide))
         if float(held[0]) == 1:
-            return int(rows[0]) if len(rows) else None
-        values = [ops.to_numpy(samples.row(int(at))) for at in rows]
+            return rows
+        values = ops.to_numpy(samples.some(rows)) if len(rows) else np.zeros((0, samples.dim))
         for axis in range(samples.dim):
-            top = samples.greatest(max((float(each[axis]) for each in values), default=float("-inf")))
-            kept = [at for at, each in enumerate(values) if float(each[axis]) == top]
-            rows, values = rows[kept], [values[at] for at in kept]
-        return int(rows[0]) if len(rows) else None
+            kept = values[:, axis] == samples.greatest(float(values[:, axis].max(initial=-np.inf)))
+            rows, values = rows[kept], values[kept]
+        return rows

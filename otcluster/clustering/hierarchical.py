@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from otcluster._ops.generic import Array
-from otcluster.checks import check_whole
+from otcluster.checks import check_seed, check_whole
 from otcluster.clustering.annealing import Annealing
 from otcluster.clustering.kmeans import kmeans
 from otcluster.clustering.picking import Numbers, Pick, PickNearest, check_rule, picked
@@ -74,7 +74,7 @@ def hierarchical_kmeans(
     init: Start | None = None,
     max_iter: int = 100,
     sample_weight: Array | None = None,
-    seed: int = 0,
+    seed: int | np.random.Generator = 0,
 ) -> ClusterTree:
     """Cluster the samples, then the centroids, and so on; each level is made anew a few times from some samples per cluster.
 
@@ -96,7 +96,7 @@ def hierarchical_kmeans(
         max_iter: Rounds at most of each run of k-means.
         sample_weight: (n,), not negative: of the samples in level 1. Those of weight zero take no part in making centroids.
             Centroids count alike in the levels above, and samples when they are drawn.
-        seed: Of starts and random picks.
+        seed: Of starts and random picks, or a NumPy generator to draw it from.
 
     Returns:
         The tree; levels are counted from 1.
@@ -128,7 +128,7 @@ def hierarchical_kmeans(
         raise ValueError(f"per_cluster must have one number for each of the {len(levels)} levels, got {resample.per_cluster}")
     if init is not None and (isinstance(init, type) or not isinstance(init, Start)):
         raise TypeError(f"init must be KMeansPlusPlus(), KMeansParallel() or have their method draw, got {init!r}")
-    check_whole("seed", seed, 0)
+    seed = check_seed(seed)
     rows, weights = x, sample_weight
     centroids, places = [], []
     distances: Array = None

@@ -11,18 +11,19 @@ import numpy as np
 
 from otcluster._ops.generic import Array
 from otcluster.assignment import Assignment, EntropicAssignment, Status
-from otcluster.checks import check_whole
+from otcluster.checks import check_seed, check_whole
 from otcluster.clustering.annealing import Annealing
 from otcluster.clustering.bounded import nearest_pass
 from otcluster.clustering.empty import EmptyClusters, RelocateFarthest
-from otcluster.clustering.nearest import nearest_assignment, warn_of_empty
+from otcluster.clustering.nearest import like, nearest_assignment, warn_of_empty
 from otcluster.clustering.passes import Step
 from otcluster.clustering.progress import KMeansProgress, Watcher
 from otcluster.clustering.samples import Geometry, Samples
 from otcluster.clustering.solved import SolvedPass, pass_for
 from otcluster.clustering.starts import KMeansParallel, KMeansPlusPlus, Start
-from otcluster.distributed import Reducer
+from otcluster.distributed import Reducer, check_reducer
 from otcluster.solvers import Nearest, Solver
+from otcluster.solvers.base import check_number
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +73,7 @@ def kmeans(
     empty: EmptyClusters | None = None,
     sample_weight: Array | None = None,
     cluster_share: Array | None = None,
-    seed: int = 0,
+    seed: int | np.random.Generator = 0,
     reducer: Reducer | None = None,
     progress: Watcher | None = None,
 ) -> KMeansResult:
@@ -87,7 +88,8 @@ def kmeans(
             rank, of which there may be none.
         n_clusters: How many clusters, at most as many as samples.
         assign: The solver, or :class:`Annealing` around one.
-        metric: ``"sqeuclidean"``, or ``"cosine"``: distances between directions, and centroids of length one.
+        metric: ``"sqeuclidean"``, or ``"cosine"``: distances between directions, and centroids of length one. A vector of zeros
+            has no direction: its squared distance to each centroid is 1, and it takes no part in their means.
         init: A start such as :class:`KMeansPlusPlus` (the default) or :class:`KMeansParallel` (that for samples from files),
             centroids (n_clusters, dim), or the result of another call; or what another call told its ``progress``, to go on
             from there with the rounds of one start. That ends as the other call would have: with centroids equal to
@@ -101,7 +103,8 @@ def kmeans(
             :class:`KeepEmpty`.
         sample_weight: (n,), not negative. A sample of weight w counts as w samples.
         cluster_share: Relative sizes (n_clusters,) for the solvers that balance. Default: equal.
-        seed: Of the start. Draws follow from it and from the rows, not from their order or who holds them.
+        seed: Of the start, or a NumPy generator to draw it from (of one state on all ranks). Draws follow from it and from the
+            rows, not from their order or who holds them.
         reducer: Sums over the ranks that share the samples, as in :func:`solve`. Centroids, inertia and status are then
             those of all samples, the same on every rank.
         progress: Called, on every rank, with a :class:`KMeansProgress` when a start has been drawn and after each round. What
@@ -129,9 +132,8 @@ def kmeans(
     """
     assign = Nearest() if assign is None else assign
     empty = RelocateFarthest() if empty is None else empty
-    _check(n_clusters, assign, n_init, max_iter, tol, empty, seed)
-    if progress is not None and not callable(progress):
-        raise TypeError(f"progress must be a function of a KMeansProgress, got {progress!r}")
+    _check(n_clusters, assign, n_init, max_iter, tol, empty, reducer, progress)
+    seed = check_seed(seed)
     samples = Samples(x, sample_weight, metric, reducer)
     if samples.n_everywhere < n_clusters:
         raise ValueError(f"n_clusters must be at most the number of samples, got {n_clusters} for {samples.n_everywhere}")
@@ -249,7 +251,7 @@ class _Run:
             answer = self.current.answer
         if isinstance(answer, EntropicAssignment):
             value = float(ops.facts([samples.from_face(answer.transport_value())])[0])
-            inertia = 2 * (samples.total - value) if samples.metric == "cosine" else -value
+            inertia = self._lengths(laid, counts) - 2 * value if samples.metric == "cosine" else -value
         else:
             distances = ops.cast(self.current.distances(laid), ops.wide)
             distances = distances if samples.weights is None else distances * ops.cast(samples.weights, ops.wide)
@@ -261,6 +263,15 @@ class _Run:
         return KMeansResult(
             centroids, samples.to_face(labels), inertia, n_iter, status, lambda: self._assignment(centroids), answer
         )
+
+    def _lengths(self, centroids: Array, counts: Array) -> float:
+        """The squared lengths of directions and of their centroids under a plan: two for each sample that is not zero."""
+        samples, ops, xp = self.samples, self.samples.ops, self.samples.ops.xp
+        assert samples.scale is not None
+        directed = ops.cast(samples.scale > 0, ops.wide)
+        directed = directed if samples.weights is None else directed * ops.cast(samples.weights, ops.wide)
+        here = xp.sum(directed) + xp.sum(counts * xp.sum(centroids * centroids, axis=-1))
+        return float(samples.summed(here[None])[0])
 
     def _assignment(self, centroids: Array) -> Assignment:
         samples = self.samples
@@ -276,11 +287,14 @@ class _Run:
 
 def first_centroids(start: Any, samples: Samples, n_clusters: int, seed: int) -> Array:
     """What a start, a result or centroids of the caller are in the coordinates of the samples, in the wide dtype."""
+    given = start.centroids if isinstance(start, KMeansResult | KMeansProgress) else start
+    is_start = isinstance(start, Start) and not isinstance(start, type)
+    if not is_start and not (hasattr(given, "shape") or isinstance(given, (list, tuple))):
+        raise TypeError(f"init must be a start such as KMeansPlusPlus(), centroids, or a result of kmeans, got {start!r}")
     with samples.ops.quiet():
-        if isinstance(start, Start):
+        if is_start:
             return start.draw(samples, n_clusters, seed)
-        given = start.centroids if isinstance(start, KMeansResult | KMeansProgress) else start
-        values = samples.from_face(samples.face.asarray(given))
+        values = samples.from_face(like(samples.face, np.asarray(given) if isinstance(given, (list, tuple)) else given))
         if tuple(values.shape) != (n_clusters, samples.dim):
             raise ValueError(f"init must have shape ({n_clusters}, {samples.dim}), got {tuple(values.shape)}")
         samples.ops.float_dtype(values, "init")
@@ -289,21 +303,18 @@ def first_centroids(start: Any, samples: Samples, n_clusters: int, seed: int) ->
         return samples.laid(values)
 
 
-def _check(n_clusters: Any, assign: Any, n_init: Any, max_iter: Any, tol: Any, empty: Any, seed: Any) -> None:
-    for name, value, least in (
-        ("n_clusters", n_clusters, 1),
-        ("n_init", n_init, 1),
-        ("max_iter", max_iter, 1),
-        ("seed", seed, 0),
-    ):
-        check_whole(name, value, least)
+def _check(n_clusters: Any, assign: Any, n_init: Any, max_iter: Any, tol: Any, empty: Any, reducer: Any, progress: Any) -> None:
+    for name, value in (("n_clusters", n_clusters), ("n_init", n_init), ("max_iter", max_iter)):
+        check_whole(name, value, 1)
     if isinstance(assign, type) or not isinstance(assign, (Solver, Annealing)):
         raise TypeError(
             f"assign must be a solver such as Nearest() or ExactBalanced(), or Annealing around one; got {assign!r}"
         )
     if isinstance(empty, type) or not isinstance(empty, EmptyClusters):
         raise TypeError(f"empty must be RelocateFarthest(), KeepEmpty() or have their method fill, got {empty!r}")
-    if isinstance(tol, bool) or not isinstance(tol, (int, float, np.floating)):
-        raise TypeError(f"tol must be a number, got {tol!r}")
+    check_number("tol", tol)
     if not tol >= 0:
         raise ValueError(f"tol must not be negative, got {tol}")
+    check_reducer(reducer)
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress must be a function of a KMeansProgress, got {progress!r}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,13 +13,14 @@ import numpy as np
 from otcluster._ops import select
 from otcluster._ops.generic import Array
 from otcluster.assignment import Status
-from otcluster.checks import check_whole
+from otcluster.checks import check_seed, check_whole
 from otcluster.clustering.batches import Batches
 from otcluster.clustering.kmeans import KMeansResult, first_centroids
 from otcluster.clustering.nearest import nearest_assignment, nearest_centroids, warn_of_empty
 from otcluster.clustering.running import RunningCentroids
-from otcluster.clustering.samples import Geometry, Samples, checked_weights
+from otcluster.clustering.samples import Geometry, NotFiniteError, Samples, checked_weights
 from otcluster.clustering.starts import KMeansPlusPlus, Start
+from otcluster.solvers.base import check_number
 
 _WINDOW = 100  # batches that the smoothed inertia looks back on at most
 
@@ -37,7 +40,7 @@ def minibatch_kmeans(
     reassignment_ratio: float = 0.01,
     sample_weight: Array | None = None,
     compute_labels: bool = True,
-    seed: int = 0,
+    seed: int | np.random.Generator = 0,
 ) -> KMeansResult:
     """Find ``n_clusters`` centroids from batches: each moves toward its samples of a batch by their share of all it has had.
 
@@ -63,7 +66,7 @@ def minibatch_kmeans(
         sample_weight: (n,), not negative. A sample of weight w counts as w samples.
         compute_labels: Whether to read all samples once more in the end. Otherwise ``labels`` has shape (0,) and ``inertia`` is
             estimated from the batches.
-        seed: Of the start and of the order of the samples.
+        seed: Of the start and of the order of the samples, or a NumPy generator to draw it from.
 
     Returns:
         Centroids, and labels and inertia that belong to them; ``n_iter`` is how many batches were used.
@@ -101,17 +104,20 @@ def minibatch_run(
     reassignment_ratio: float,
     sample_weight: Any,
     compute_labels: bool,
-    seed: int,
+    seed: Any,
 ) -> tuple[KMeansResult, RunningCentroids]:
     """What :func:`minibatch_kmeans` finds, and centroids that can follow more batches."""
-    _check(n_clusters, batch_size, init_size, n_init, max_epochs, patience, seed, tol, reassignment_ratio)
+    _check(n_clusters, batch_size, init_size, n_init, max_epochs, patience, tol, reassignment_ratio)
+    seed = check_seed(seed)
     sample_weight = _checked(x, n_clusters, sample_weight)
     start = KMeansPlusPlus() if init is None else init
     best: tuple[KMeansResult, RunningCentroids] | None = None
     for turn in range(n_init if isinstance(start, Start) else 1):
         batches = Batches(x, sample_weight, batch_size, seed + turn)
         for_start = Batches(x, sample_weight, init_size or 3 * max(batch_size, n_clusters), seed + turn)
-        first = Samples(*for_start.take(next(iter(for_start))), metric, None)
+        rows = next(iter(for_start))
+        with _named(rows):
+            first = Samples(*for_start.take(rows), metric, None)
         if first.n < n_clusters:
             raise ValueError(f"init_size must be at least n_clusters = {n_clusters}, got {first.n}")
         centroids = first.unlaid(first_centroids(start, first, n_clusters, seed + turn))
@@ -133,7 +139,8 @@ def _follow(
     smoothed = least = math.inf
     stalled = 0
     for rows in itertools.islice(batches, math.ceil(max_epochs * per_epoch)):
-        done = running.follow(*batches.take(rows))
+        with _named(rows):
+            done = running.follow(*batches.take(rows))
         if not done.weight > 0:
             continue
         here = done.inertia / done.weight
@@ -148,6 +155,15 @@ def _follow(
         if patience is not None and stalled >= patience:
             return Status.CONVERGED, smoothed
     return Status.MAX_ITER, smoothed
+
+
+@contextmanager
+def _named(rows: Any) -> Iterator[None]:
+    """Name a bad row of a batch by its place among all."""
+    try:
+        yield
+    except NotFiniteError as error:
+        raise NotFiniteError(int(rows[error.row])) from None
 
 
 def _result(
@@ -193,22 +209,21 @@ def _check(
     n_init: Any,
     max_epochs: Any,
     patience: Any,
-    seed: Any,
     tol: Any,
     ratio: Any,
 ) -> None:
-    for name, value, least in (
-        ("n_clusters", n_clusters, 1),
-        ("batch_size", batch_size, 1),
-        ("init_size", 1 if init_size is None else init_size, 1),
-        ("n_init", n_init, 1),
-        ("max_epochs", max_epochs, 1),
-        ("patience", 1 if patience is None else patience, 1),
-        ("seed", seed, 0),
+    for name, value in (
+        ("n_clusters", n_clusters),
+        ("batch_size", batch_size),
+        ("init_size", 1 if init_size is None else init_size),
+        ("n_init", n_init),
+        ("max_epochs", max_epochs),
+        ("patience", 1 if patience is None else patience),
     ):
-        check_whole(name, value, least)
-    for name, value, most in (("tol", tol, math.inf), ("reassignment_ratio", ratio, 1.0)):
-        if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)):
-            raise TypeError(f"{name} must be a number, got {value!r}")
-        if not 0 <= value <= most:
-            raise ValueError(f"{name} must be {'not negative' if math.isinf(most) else f'from 0 to {most:g}'}, got {value}")
+        check_whole(name, value, 1)
+    check_number("tol", tol)
+    if not tol >= 0:
+        raise ValueError(f"tol must not be negative, got {tol}")
+    check_number("reassignment_ratio", ratio)
+    if not 0 <= ratio <= 1:
+        raise ValueError(f"reassignment_ratio must be from 0 to 1, got {ratio}")

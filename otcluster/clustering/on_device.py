@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from otcluster._ops.generic import Array
 from otcluster.clustering.passes import Step, relabelled
 from otcluster.clustering.samples import Samples
@@ -35,8 +37,8 @@ class KernelPass:
         squares: Array = self._kernels.own_squares(self._x, centroids, self.labels, self._centre, self.samples.scale)
         return squares
 
-    def relabel(self, row: int, cluster: int) -> None:
-        self.labels = relabelled(self.samples, self.labels, row, cluster)
+    def relabel(self, rows: Any, cluster: int) -> None:
+        self.labels = relabelled(self.samples, self.labels, rows, cluster)
 
 
 def kernel_pass(samples: Samples) -> KernelPass | None:

@@ -43,8 +43,11 @@ class Pass(Protocol):
 class NearestPass(Pass, Protocol):
     """A pass that gives each sample to the nearest centroid, so that clusters may end empty."""
 
-    def relabel(self, row: int, cluster: int) -> None:
-        """Give a row to another cluster, in ``labels`` and in the sums that later passes start from."""
+    def relabel(self, rows: Any, cluster: int) -> None:
+        """Give rows (integers, at least one) to another cluster, in ``labels`` and in the sums that later passes start from.
+
+        They are copies of one another.
+        """
         ...
 
 
@@ -74,8 +77,8 @@ class PlainPass:
     def distances(self, centroids: Array) -> Array:
         return own_distances(self.samples, self.labels, centroids)
 
-    def relabel(self, row: int, cluster: int) -> None:
-        self.labels = relabelled(self.samples, self.labels, row, cluster)
+    def relabel(self, rows: Any, cluster: int) -> None:
+        self.labels = relabelled(self.samples, self.labels, rows, cluster)
 
 
 def label_sums(samples: Samples, rows: slice, row: Array, labels: Array, k: int) -> tuple[Array, Array]:
@@ -87,10 +90,12 @@ def label_sums(samples: Samples, rows: slice, row: Array, labels: Array, k: int)
     return ops.segment_sum(row * weight, labels, k), ops.segment_sum(weight, labels, k)[:, 0]
 
 
-def relabelled(samples: Samples, labels: Array, row: int, cluster: int) -> Array:
-    """Labels with that of one row replaced."""
+def relabelled(samples: Samples, labels: Array, rows: Any, cluster: int) -> Array:
+    """Labels with those of some rows replaced."""
     ops = samples.ops
-    return ops.xp.where(ops.arange(samples.n) == row, ops.full((), cluster, ops.integer), labels)
+    which = np.zeros(samples.n, bool)
+    which[rows] = True
+    return ops.xp.where(ops.asarray(which), ops.full((), cluster, ops.integer), labels)
 
 
 def n_changed(samples: Samples, before: Array, labels: Array) -> float:

@@ -17,6 +17,18 @@ Geometry: TypeAlias = Literal["cosine", "sqeuclidean"]
 _BLOCK_BYTES = 1 << 25  # of rows read at once where they have to be converted or come from a file
 
 
+class NotFiniteError(ValueError):
+    """A row has NaN or infinity: ``row`` of this rank, or one of another rank where that is None."""
+
+    def __init__(self, row: int | None) -> None:
+        where = "on another rank" if row is None else f"in row {row}"
+        super().__init__(f"x must be finite, got NaN or infinity {where}: drop such rows, or fill them")
+        self.row = row
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NotFiniteError, (self.row,)
+
+
 class Samples:
     """The rows of one rank, their weights, and where the coordinates of k-means begin.
 
@@ -67,7 +79,10 @@ class Samples:
         self._survey()
 
     def _checked_weights(self, weights: Any) -> Array:
-        values = self.ops.cast(self.from_face(checked_weights(self.face, weights, self.n)), self.dtype)
+        with self.ops.quiet():
+            values = self.ops.cast(self.from_face(checked_weights(self.face, weights, self.n)), self.dtype)
+        if not bool(self.ops.xp.all(self.ops.xp.isfinite(values))):
+            raise ValueError(f"sample_weight is too large for {values.dtype}, the dtype of the samples: scale the weights down")
         return np.ascontiguousarray(values) if self.is_numpy else values
 
     def _survey(self) -> None:
@@ -85,17 +100,29 @@ class Samples:
             largest = self.greatest(largest)
             limit = float(xp.finfo(self.dtype).max) ** 0.5 / (4 * self.dim)
             if not math.isfinite(largest):
-                raise ValueError("x must be finite, got NaN or infinity")
+                raise NotFiniteError(self._first_not_finite())
             if self.metric == "sqeuclidean" and largest > limit:
-                raise ValueError(f"x is too large: squares of its entries overflow {self.dtype}, scale the data down")
+                dtype = getattr(self.dtype, "__name__", self.dtype)
+                raise ValueError(f"x is too large: squares of its entries overflow {dtype}, scale the data down")
             self.total, rows_of_all = ops.facts([packed[-2], packed[-1]])
             self.n_everywhere = round(rows_of_all)
             whole = max(self.total, np.finfo(np.float64).tiny)
             mean = packed[: self.dim] / whole
             spread = xp.clip(packed[self.dim : 2 * self.dim] / whole - mean * mean, 0.0, None)
             self.variance = ops.facts([xp.mean(spread)])[0]
+            if not math.isfinite(self.variance):
+                raise ValueError("sample_weight is too large: weighted sums overflow float64, scale the weights down")
             self.scale: Array | None = scale
             self.centre = ops.cast(mean + around if scale is None else 0 * mean, self.dtype)
+
+    def _first_not_finite(self) -> int | None:
+        """The first row here with NaN or infinity; None where there is none, so that it is on another rank."""
+        ops, xp = self.ops, self.ops.xp
+        for rows, block in self.blocks(self._rows_at_once):
+            bad = np.flatnonzero(ops.to_numpy(~xp.all(xp.isfinite(block), axis=-1)))
+            if len(bad):
+                return rows.start + int(bad[0])
+        return None
 
     def _read_all(self, around: Array) -> tuple[Array, Array, Array, float, Array | None]:
         """Sums around a row, sums of squares, the weight, the largest magnitude (infinite if one is not finite), scales."""
@@ -108,7 +135,7 @@ class Samples:
             weight = ops.full((rows.stop - rows.start,), 1.0, ops.wide)
             weight = weight if self.weights is None else ops.cast(self.weights[rows], ops.wide)
             if self.metric == "cosine":
-                inverse = _inverse_lengths(ops, values)
+                inverse = _inverse_lengths(ops, values, self.dtype)
                 scales.append(ops.cast(inverse, self.dtype))
                 values = values * inverse[:, None]
             values = values - around
@@ -209,7 +236,7 @@ class Samples:
         """Centroids of the caller in the coordinates of k-means, in the wide dtype."""
         wide = self.ops.cast(centroids, self.ops.wide)
         if self.metric == "cosine":
-            return wide * _inverse_lengths(self.ops, wide)[:, None]
+            return wide * _inverse_lengths(self.ops, wide, wide.dtype)[:, None]
         return wide - self.ops.cast(self.centre, self.ops.wide)
 
     def given_back(self, centroids: Array) -> Array:
@@ -267,10 +294,13 @@ def checked_weights(ops: GenericOps, weights: Any, n: int) -> Array:
     """Weights of n samples in the library of ``ops``.
 
     Raises:
+        TypeError: They are no numbers.
         ValueError: There is not one for each, or one is negative or not finite.
     """
     values = ops.asarray(weights)
-    if ops.xp.isdtype(values.dtype, "bool") or tuple(values.shape) != (n,):
+    if not ops.xp.isdtype(values.dtype, ("integral", "real floating")):
+        raise TypeError(f"sample_weight must be numbers, got {values.dtype}")
+    if tuple(values.shape) != (n,):
         raise ValueError(f"sample_weight must hold one number for each of the {n} rows, got {tuple(values.shape)}")
     if n and not bool(ops.xp.all(ops.xp.isfinite(values) & (values >= 0))):
         raise ValueError("sample_weight must be finite and not negative")
@@ -281,14 +311,15 @@ def _on_host(ops: GenericOps, x: Array) -> Array:
     """The same memory as a NumPy array where NumPy can work on it; else ``x`` itself."""
     if not (type(x).__module__.startswith("torch") and ops.on_host) or ops.may_have_kernels:
         return x
-    return ops.to_numpy(ops.cast(x, ops.float_dtype(x, "x")) if "bfloat16" in str(x.dtype) else x)
+    return ops.to_numpy(x)
 
 
-def _inverse_lengths(ops: GenericOps, values: Array) -> Array:
-    """One over the length of each row, zero for a zero vector."""
+def _inverse_lengths(ops: GenericOps, values: Array, dtype: Any) -> Array:
+    """One over the length of each row, or the largest number of ``dtype`` where that is less; zero for a zero vector."""
     xp = ops.xp
     largest = xp.max(xp.abs(values), axis=-1)
     safe = xp.where(largest > 0, largest, xp.ones_like(largest))
     scaled = values / safe[:, None]
     length = xp.sqrt(xp.sum(scaled * scaled, axis=-1))
-    return xp.where(largest > 0, 1 / (xp.where(largest > 0, length, xp.ones_like(length)) * safe), xp.zeros_like(safe))
+    inverse = 1 / (xp.where(largest > 0, length, xp.ones_like(length)) * safe)
+    return xp.where(largest > 0, xp.clip(inverse, 0.0, float(xp.finfo(dtype).max)), xp.zeros_like(safe))

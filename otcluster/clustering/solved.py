@@ -41,7 +41,7 @@ class SolvedPass:
             scores,
             sample_mass=weights,
             cluster_share=self.cluster_share,
-            check_values=False,
+            check_values=self.answer is None,  # for the shares: samples and centroids are known to be finite
             sharded=samples.reducer is not None,
         )
         start = self.answer if self._goes_on else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from otcluster._ops import select
 from otcluster._ops.generic import Array
+from otcluster.checks import check_seed, check_whole
 from otcluster.clustering.picking import Numbers, Pick, check_rule, picked, water_filled
 
 
@@ -76,13 +76,12 @@ class ClusterTree:
             TypeError, ValueError: There is no such level or cluster.
         """
         at = self._level(level) - 1
-        cluster = operator.index(cluster)
-        if not 0 <= cluster < self.n_clusters[at]:
+        if check_whole("cluster", cluster, 0) >= self.n_clusters[at]:
             raise ValueError(f"cluster must be from 0 to {self.n_clusters[at] - 1} at level {level}, got {cluster}")
         ops = select(self.labels, "labels")
         return ops.asarray(np.sort(self._members(at, cluster)), dtype=ops.integer)
 
-    def sample(self, n: int, *, seed: int = 0, rule: Pick | None = None) -> Array:
+    def sample(self, n: int, *, seed: int | np.random.Generator = 0, rule: Pick | None = None) -> Array:
         """Take ``n`` samples, balanced over the tree.
 
         From the top, the number is divided equally among the clusters of a level. What small clusters cannot give is shared
@@ -91,7 +90,7 @@ class ClusterTree:
 
         Args:
             n: How many, at most as many as there are.
-            seed: Of all that is left to chance.
+            seed: Of all that is left to chance, or a NumPy generator to draw it from.
             rule: Which samples of a cluster of level 1: :class:`PickRandom` (the default), :class:`PickNearest` or
                 :class:`PickFarthest`.
 
@@ -102,12 +101,10 @@ class ClusterTree:
             TypeError: ``n`` or ``seed`` is no whole number, or ``rule`` is none.
             ValueError: ``n`` is negative or there are not as many samples.
         """
-        n, seed, rule = operator.index(n), operator.index(seed), check_rule(rule)
-        if not 0 <= n <= self.n_samples:
-            raise ValueError(f"n must be from 0 to the number of samples, {self.n_samples}, got {n}: none is taken twice")
-        if seed < 0:
-            raise ValueError(f"seed must be at least 0, got {seed}")
-        rng = np.random.default_rng(seed)
+        n, rule = check_whole("n", n, 0), check_rule(rule)
+        if n > self.n_samples:
+            raise ValueError(f"n must be at most the number of samples, {self.n_samples}, got {n}: none is taken twice")
+        rng = np.random.default_rng(check_seed(seed))
         quotas = water_filled(self._sizes[-1], n, rng)
         for level in range(self.n_levels - 1, 0, -1):
             below = self._sizes[level - 1]
@@ -121,10 +118,9 @@ class ClusterTree:
         return ops.asarray(picked(self._places[0], distances, quotas, rule, rng), dtype=ops.integer)
 
     def _level(self, level: Any) -> int:
-        level = operator.index(level)
-        if not 1 <= level <= self.n_levels:
-            raise ValueError(f"level must be from 1 to {self.n_levels}, got {level}: level 1 has the clusters of samples")
-        return level
+        if (number := check_whole("level", level, 1)) > self.n_levels:
+            raise ValueError(f"level must be from 1 to {self.n_levels}, got {number}: level 1 has the clusters of samples")
+        return number
 
     @cached_property
     def _places(self) -> list[Numbers]:

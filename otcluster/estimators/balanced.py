@@ -179,7 +179,8 @@ class BalancedKMeans(Centroids):
 
 def _size(size: Any) -> Size:
     """Bounds as the solver takes them: what is a row of numbers in any form is a tuple there."""
-    return size if size is None or hasattr(size, "__index__") or not hasattr(size, "__len__") else tuple(size)
+    is_row = hasattr(size, "__len__") and not isinstance(size, str) and getattr(size, "ndim", 1) > 0
+    return tuple(size) if is_row else size
 
 
 def _scaled(size: Any, n_here: int, n_fit: int, rounded: Any) -> Size:

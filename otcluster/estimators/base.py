@@ -14,8 +14,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from otcluster._ops import select
 from otcluster._ops.generic import Array
+from otcluster.checks import is_whole
 from otcluster.clustering.kmeans import KMeansResult
 from otcluster.clustering.nearest import distances, nearest_centroids
+from otcluster.clustering.samples import checked_weights
 from otcluster.clustering.starts import KMeansParallel, KMeansPlusPlus, Start
 
 STARTS: dict[str, Start] = {"k-means++": KMeansPlusPlus(), "k-means||": KMeansParallel()}
@@ -77,7 +79,7 @@ def starts(init: Any, n_init: Any, random_state: Any, X: Array, n_clusters: int,
     """
     if n_init == "auto":
         n_init = 1
-    elif isinstance(n_init, (bool, str)) or not hasattr(n_init, "__index__") or n_init < 1:
+    elif not is_whole(n_init) or n_init < 1:
         raise ValueError(f"n_init must be 'auto' or a positive whole number, got {n_init!r}")
     seed = seed_of(random_state)
     if isinstance(init, str):
@@ -162,12 +164,14 @@ class Centroids(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin,
         Args:
             X: (n_samples, n_features).
             y: Not used.
-            sample_weight: (n_samples,). Default: ones.
+            sample_weight: (n_samples,), not negative. Default: ones.
         """
         X = self._checked(X)
         squares = on_host(self._own_squares(X)[1]).astype(np.float64)
         weights = weights_of(sample_weight, X)
-        return -float(squares.sum() if weights is None else squares @ on_host(weights))
+        return -float(
+            squares.sum() if weights is None else squares @ on_host(checked_weights(select(X, "X"), weights, len(squares)))
+        )
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

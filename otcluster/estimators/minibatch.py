@@ -95,6 +95,9 @@ class MiniBatchKMeans(Weighted):
         Raises:
             TypeError, ValueError: As :func:`otcluster.minibatch_kmeans` raises; ``X`` is sparse.
         """
+        check_whole("max_iter", self.max_iter, 1)
+        if self.max_no_improvement is not None:
+            check_whole("max_no_improvement", self.max_no_improvement, 1)
         X = validated(self, X, reset=True)
         weights = weights_of(sample_weight, X)
         found = [
@@ -144,5 +147,5 @@ class MiniBatchKMeans(Weighted):
         self.cluster_centers_ = samples.to_face(samples.ops.cast(self._running.centroids, samples.dtype))
         self.labels_, self.inertia_ = done.labels, done.inertia
         self.n_steps_ = self._running.n_batches
-        self._n_features_out = self.n_clusters
+        self._n_features_out = int(self.cluster_centers_.shape[0])
         return self

@@ -15,10 +15,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from otcluster._ops import select
 from otcluster._ops.generic import Array
+from otcluster.checks import check_whole
 from otcluster.clustering.kmeans import KMeansResult, kmeans
 from otcluster.clustering.nearest import distances, like, nearest_centroids
 from otcluster.clustering.samples import Geometry, checked_weights
 from otcluster.estimators.base import on_host, seed_of, starts, validated, weights_of
+from otcluster.solvers.base import check_number
 
 
 class NearestSubCentroid(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -86,14 +88,15 @@ class NearestSubCentroid(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Args:
             X: (n_samples, n_features), finite: what scikit-learn takes for an array, or a torch tensor.
-            y: (n_samples,) classes: integers, strings, or a torch tensor of integers.
+            y: (n_samples,) classes: whole numbers, strings, or a torch tensor of whole numbers.
             sample_weight: (n_samples,), not negative. A sample of no weight is as if it were not there. Default: ones; only
                 those with ``ExactBalanced``.
 
         Raises:
             TypeError, ValueError: As :func:`otcluster.kmeans` and the solver raise; ``X`` is sparse; ``y`` are no classes.
         """
-        if isinstance(self.temperature, bool) or not self.temperature > 0:
+        check_number("temperature", self.temperature)
+        if not self.temperature > 0:
             raise ValueError(f"temperature must be positive, got {self.temperature!r}")
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
@@ -113,9 +116,9 @@ class NearestSubCentroid(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             own = None if weights is None else ops.xp.take(weights, rows)
             found.append(self._of_class(ops.xp.take(X, rows, axis=0), own, seed))
         owner = np.repeat(np.arange(len(classes)), [len(weight) for _, weight, _ in found])
-        self.classes_ = ops.asarray(classes) if classes.dtype.kind in "biu" else classes
+        self.classes_ = ops.asarray(classes) if classes.dtype.kind in "biuf" else classes
         self.subcentroids_ = ops.xp.concat([centroids for centroids, _, _ in found])
-        self.subcentroid_classes_ = ops.asarray(classes[owner]) if classes.dtype.kind in "biu" else classes[owner]
+        self.subcentroid_classes_ = ops.asarray(classes[owner]) if classes.dtype.kind in "biuf" else classes[owner]
         self.subcentroid_weights_ = np.concatenate([weight for _, weight, _ in found])
         self.n_iter_ = max(n_iter for _, _, n_iter in found)
         self._owner = owner
@@ -123,9 +126,7 @@ class NearestSubCentroid(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _of_class(self, X: Array, weights: Array | None, seed: int) -> tuple[Array, Any, int]:
         """The centroids of a class that hold samples, the weight of each, and the rounds."""
-        n_clusters = self.n_subcentroids
-        if hasattr(n_clusters, "__index__") and not isinstance(n_clusters, bool):
-            n_clusters = min(n_clusters, int(X.shape[0]))
+        n_clusters = min(check_whole("n_subcentroids", self.n_subcentroids, 1), int(X.shape[0]))
         rounds = {"assign": self.assign, "metric": self.metric, "max_iter": self.max_iter, "tol": self.tol}
         found: list[KMeansResult] = []
         with warnings.catch_warnings():
@@ -166,7 +167,7 @@ class NearestSubCentroid(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             (n_samples,), in the library of ``X``; NumPy where classes are strings.
         """
         places = self.apply(X)
-        if not is_torch_array(self.subcentroid_classes_) and self.subcentroid_classes_.dtype.kind not in "biu":
+        if not is_torch_array(self.subcentroid_classes_) and self.subcentroid_classes_.dtype.kind not in "biuf":
             return self.subcentroid_classes_[on_host(places)]
         ops = select(places, "X")
         return ops.xp.take(like(ops, self.subcentroid_classes_), places)

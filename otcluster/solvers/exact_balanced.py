@@ -11,6 +11,7 @@ from otcluster._ops.generic import Array
 from otcluster.assignment import Assignment
 from otcluster.balancing.problems import balance_all
 from otcluster.balancing.sizes import Size, asked_bounds, counted, samples_of
+from otcluster.checks import is_whole
 from otcluster.priced import BalancedAssignment
 from otcluster.problem import Problem
 
@@ -82,7 +83,7 @@ def _check_size(name: str, size: Any) -> None:
     if size is None:
         return
     for each in size if isinstance(size, tuple) else (size,):
-        if isinstance(each, bool) or not hasattr(each, "__index__"):
+        if not is_whole(each):
             raise TypeError(f"{name} must be None, a whole number or a tuple of them, one per cluster; got {size!r}")
         if each < 0:
             raise ValueError(f"{name} must not be negative, got {size}")

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from otcluster.assignment import Assignment
-from otcluster.checks import check_whole
+from otcluster.checks import check_seed, check_whole
 from otcluster.distributed import Reducer
 from otcluster.stores.averaging import Averaging, MomentumMean
 from otcluster.stores.batch import Batch, Layout
 from otcluster.stores.by_kernels import absorbed_by_kernel
-from otcluster.stores.checks import may_look
+from otcluster.stores.checks import may_look, refuse_closed
 from otcluster.stores.exchange import checked, collect, look
 from otcluster.stores.momentum import Schedule, check_momentum
 from otcluster.stores.revival import Averages, Candidates, Revival
@@ -118,7 +118,7 @@ class CentroidStore(nn.Module):
         self.revival = revival
         classes = () if self.n_classes is None else (self.n_classes,)
         shape = (*classes, self.n_centroids)
-        noise = torch.randn((*shape, self.dim), generator=torch.Generator().manual_seed(seed))
+        noise = torch.randn((*shape, self.dim), generator=torch.Generator().manual_seed(check_seed(seed)))
         is_open = (torch.arange(self.n_centroids) < torch.tensor(counts)[:, None]).view(shape)
         first = nn.functional.normalize(noise.to(dtype), dim=-1) * is_open[..., None]
         self.register_buffer("centroids", first)
@@ -129,6 +129,7 @@ class CentroidStore(nn.Module):
         self.register_buffer("n_updates", torch.zeros((), dtype=torch.int64))
         lengths = torch.ones(shape, dtype=dtype) if self.averaging.keeps_length and metric == "cosine" else None
         self.register_buffer("lengths", lengths)
+        self.register_load_state_dict_pre_hook(refuse_closed)  # type: ignore[no-untyped-call]
 
     def extra_repr(self) -> str:
         return (
@@ -210,7 +211,7 @@ class CentroidStore(nn.Module):
         with torch.autocast(self.centroids.device.type, enabled=False):
             if bool(self.started.all()):
                 return torch.zeros_like(self.started)
-            layout = self._layout
+            layout, seed = self._layout, check_seed(seed)
             n_classes, k = layout.is_open.shape
             batch = checked(layout, (features, labels, sample_mask), reducer)
             counts = self.usage.new_zeros(n_classes + 1)
@@ -377,6 +378,8 @@ def _counts(n_centroids: Any, n_classes: int | None) -> list[int]:
     if not isinstance(n_centroids, Sequence):
         return [check_whole("n_centroids", n_centroids, 1)] * (n_classes or 1)
     counts = [check_whole("n_centroids", each, 1) for each in n_centroids]
+    if n_classes is None:
+        raise ValueError(f"n_centroids must be one number where there are no classes, got {len(counts)} of them: set n_classes")
     if len(counts) != n_classes:
         raise ValueError(f"n_centroids must be one number, or one for each of {n_classes} classes, got {len(counts)} of them")
     return counts

@@ -56,3 +56,15 @@ def check_range(name: str, ids: Tensor, least: int, stop: int) -> None:
 def may_look(check_values: bool) -> bool:
     """Whether values may be looked at, for which the device is waited for."""
     return check_values and not torch.compiler.is_compiling()
+
+
+def refuse_closed(store: Any, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+    """Add an error to those of loading where ``state`` has centroids that ``store`` was made without, in classes of fewer."""
+    given = state.get(f"{prefix}centroids")
+    if store.has_room or not isinstance(given, Tensor) or given.is_meta or given.shape != store.centroids.shape:
+        return
+    if bool((given[~store.is_open.to(given.device)] != 0).any()):
+        counts = store.is_open.sum(dim=-1).tolist()
+        rest[-1].append(
+            f"{prefix}centroids has centroids in other classes than n_centroids={counts}: make the store as the saved one"
+        )

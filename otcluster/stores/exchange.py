@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from otcluster.distributed import Reducer
+from otcluster.distributed import Reducer, check_reducer
+from otcluster.solvers.base import check_number
 from otcluster.stores.batch import Batch, Layout, assigned_sums, raise_bad_assignment, raise_bad_labels, take_in
 from otcluster.stores.checks import check_finite
 
@@ -38,6 +39,7 @@ def collect(layout: Layout, given: tuple[Any, Any, Any, Any], reducer: Reducer |
     Raises:
         TypeError, ValueError, RuntimeError: What is given on this rank does not fit. The others are told, by ``n_bad``.
     """
+    check_reducer(reducer)
     if reducer is None:
         return _own_parts(layout, *given, looks)
     fault: Exception | None = None
@@ -60,11 +62,16 @@ def look(layout: Layout, parts: Parts, assignment: Any, momentum: float | Tensor
     """Raise, on all ranks, if a value is impossible on any; the device is waited for once.
 
     Raises:
+        TypeError: The momentum is no number.
         ValueError: Labels or assignments are out of range, features are not finite, or the momentum is none.
     """
     assert parts.n_bad is not None
     least, greatest = torch.aminmax(parts.sums)
-    share = momentum.to(least.device) if isinstance(momentum, Tensor) else least.new_full((), momentum)
+    if isinstance(momentum, Tensor):
+        share = momentum.to(least.device)
+    else:
+        check_number("momentum", momentum)
+        share = least.new_full((), momentum)
     n_bad, low, high, share_now = torch.stack([each.to(least.dtype) for each in (parts.n_bad, least, greatest, share)]).tolist()
     if n_bad:
         raise_bad_labels(parts.batch, len(layout.is_open))
@@ -82,6 +89,7 @@ def checked(layout: Layout, given: tuple[Any, Any, Any], reducer: Reducer | None
     Raises:
         TypeError, ValueError: What is given does not fit, here or on another rank.
     """
+    check_reducer(reducer)
     try:
         batch = take_in(layout, *given)
         raise_bad_labels(batch, len(layout.is_open))

@@ -32,10 +32,12 @@ def lots(features: Tensor, *keys: int | Tensor) -> Tensor:
     """A number in [0, 1) for each feature, (n,), that depends on what the feature is and not on where it stands.
 
     So a sample draws the same lot whichever rank holds it. Rounding of the features moves a lot a little; copies draw alike.
+    Features of one direction differ by the logarithms of their lengths.
     """
-    along = torch.mv(features, directions((features.shape[1],), features, *keys))
+    way = directions((features.shape[1] + 1,), features, *keys)
+    along = torch.mv(features, way[:-1])
     length = torch.linalg.vector_norm(features, dim=1).clamp(min=torch.finfo(features.dtype).tiny)
-    return torch.remainder(along / length * _FINENESS, 1.0)
+    return torch.remainder((along / length + way[-1] * length.log()) * _FINENESS, 1.0)
 
 
 def _mixed(bits: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from otcluster.checks import check_whole
+from otcluster.checks import check_seed, check_whole
 from otcluster.stores.checks import check_features, check_finite, check_ids, check_rows, may_look
 
 
@@ -44,10 +44,11 @@ class Queue(nn.Module):
         if self.ready_at > room:
             raise ValueError(f"ready_at must be at most {room}, for how many there is room, got {ready_at}")
         self.room = room
-        self.payload_names = _payload_names(payloads or {})
+        payloads = {} if payloads is None else payloads
+        self.payload_names = _payload_names(payloads)
         self.register_buffer("stored_features", torch.zeros(n_rows, self.dim, dtype=dtype))
         self.register_buffer("stored_labels", torch.full((n_rows,), -1, dtype=torch.int64))
-        for name, kind in (payloads or {}).items():
+        for name, kind in payloads.items():
             self.register_buffer(f"stored_{name}", torch.zeros(n_rows, dtype=kind))
 
     @abstractmethod
@@ -69,7 +70,8 @@ class Queue(nn.Module):
         Args:
             features: (n, dim), any n; converted to the dtype of the queue, and kept without gradient.
             labels: Integers, (n,). None stands for -1, where the queue does not divide its room by them.
-            check_values: Raise for features that are not finite and for labels out of range; the device is waited for.
+            check_values: Raise for features that are not finite, in the dtype of the queue, and for labels out of range; the
+                device is waited for.
             **payloads: The further payloads of the queue, all of them, (n,) each.
 
         Raises:
@@ -87,6 +89,7 @@ class Queue(nn.Module):
             if not isinstance(payload, Tensor):
                 raise TypeError(f"{name} must be a tensor, got {type(payload).__name__}")
             check_rows(name, payload, features)
+        features = features.detach().to(self.stored_features.dtype)
         if may_look(check_values):
             check_finite(features)
             self._check_labels(labels)
@@ -132,13 +135,13 @@ class Queue(nn.Module):
             Features, labels and payloads, in the order drawn.
 
         Raises:
-            TypeError: ``n`` is no whole number.
-            ValueError: Fewer are held.
+            TypeError: ``n`` is no whole number, or ``seed`` is no seed.
+            ValueError: Fewer are held, or ``seed`` is negative.
         """
         held = len(self)
         if check_whole("n", n, 0) > held:
             raise ValueError(f"n must be at most {held}, for so many are held, got {n}: wait until the queue is ready")
-        generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+        generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(check_seed(seed))
         rows = self._order()[torch.randperm(held, generator=generator)[:n].to(self.stored_labels.device)]
         payloads = {name: getattr(self, f"stored_{name}")[rows] for name in self.payload_names}
         return QueueSample(self.stored_features[rows], self.stored_labels[rows], payloads)
@@ -220,6 +223,8 @@ class MemoryQueue(Queue):
 
 
 def _payload_names(payloads: Mapping[str, Any]) -> tuple[str, ...]:
+    if not isinstance(payloads, Mapping):
+        raise TypeError(f"payloads must give a dtype for each name, as {{'ids': torch.int64}}, got {payloads!r}")
     for name, kind in payloads.items():
         if not isinstance(name, str) or not name.isidentifier() or name in ("features", "labels", "check_values", "self"):
             raise ValueError(f"payloads must have names of their own that Python can read, got {name!r}")

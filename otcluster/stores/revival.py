@@ -10,6 +10,7 @@ from torch import Tensor
 
 from otcluster.checks import check_whole
 from otcluster.distributed import Reducer
+from otcluster.solvers.base import check_number
 from otcluster.stores.lots import directions, lots
 from otcluster.stores.sums import place_sums
 
@@ -50,6 +51,7 @@ class Revival(Protocol):
 
 
 def _check(below: float, patience: int) -> None:
+    check_number("below", below)
     if not 0 < below < 1:
         raise ValueError(f"below must lie strictly between 0 and 1, got {below}: it is a part of the fair share")
     check_whole("patience", patience, 1)
@@ -67,7 +69,7 @@ class Reseed:
         patience: For how many updates with samples of its class a centroid is left alone after it was placed.
 
     Raises:
-        TypeError: ``patience`` is no whole number.
+        TypeError: A number is none, or ``patience`` is no whole number.
         ValueError: A number is out of range.
 
     Example:
@@ -129,7 +131,7 @@ class SplitLargest:
         distance: How far from the other it is put, as a part of the other's length.
 
     Raises:
-        TypeError: ``patience`` is no whole number.
+        TypeError: A number is none, or ``patience`` is no whole number.
         ValueError: A number is out of range.
 
     Example:
@@ -148,6 +150,7 @@ class SplitLargest:
 
     def __post_init__(self) -> None:
         _check(self.below, self.patience)
+        check_number("distance", self.distance)
         if not 0 < self.distance < 1:
             raise ValueError(f"distance must lie strictly between 0 and 1, got {self.distance}: it is a part of a length")
 

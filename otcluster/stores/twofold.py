@@ -47,7 +47,7 @@ def divide(
     whether clusters are round; and the line owes nothing to the samples that are looked at, so that few do.
 
     Args:
-        features: (n, d), such as unit vectors: the halves follow from directions.
+        features: (n, d), such as unit vectors. Which half one is in follows from what it is; copies go together.
         group: Group of each, (n,); ``n_groups`` for those left out.
         n_groups: How many there are.
         begin: Where 2-means begins, (n_groups, 2, d). Default: cut at the mean, across the way to a sample drawn at random.

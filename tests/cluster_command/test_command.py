@@ -151,6 +151,7 @@ def test_bad_input_is_one_line_and_exit_code_2(file, x, tmp_path):
     np.save(tmp_path / "w3.npy", np.ones(3))
     np.save(tmp_path / "w.npy", np.full(N, 0.5))
     np.save(tmp_path / "negative.npy", -np.ones(N))
+    np.save(tmp_path / "zeros.npy", np.zeros(N))
     np.save(tmp_path / "second.npy", np.vstack([x[:5], np.full((1, 6), np.inf)]).astype(np.float32))
     np.save(tmp_path / "wide.npy", np.ones((4, 9), np.float32))
     for arguments, message in (
@@ -176,7 +177,12 @@ def test_bad_input_is_one_line_and_exit_code_2(file, x, tmp_path):
         ([file, "-k", K, "--max-iter", 0], "--max-iter must be at least 1"),
         ([file, "-k", K, "--weights", tmp_path / "w3.npy"], f"one number for each of the {N} vectors"),
         ([file, "-k", K, "--weights", tmp_path / "foreign.npy"], "cannot be read as a .npy file"),
-        ([file, "-k", K, "--weights", tmp_path / "negative.npy"], "not negative"),
+        (
+            [file, "-k", K, "--weights", tmp_path / "negative.npy"],
+            "negative.npy must hold numbers that are finite and not negative, got -1.0 in row 0",
+        ),
+        ([file, "-k", K, "--weights", tmp_path / "zeros.npy"], "zeros.npy holds only zeros"),
+        ([file, "-k", K, "--weights", tmp_path / "nothing.npy"], "nothing.npy cannot be read: No such file"),
         ([file, "-k", K, "--balanced", "--weights", tmp_path / "w.npy"], "must hold zeros and ones"),
         ([file, "-k", K, "--out", tmp_path / "mine"], "exists and holds no clusters of ours"),
         ([file, "-k", K, "--out", file], "exists and holds no clusters of ours"),

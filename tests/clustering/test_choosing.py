@@ -197,7 +197,7 @@ def test_many_clusters_are_split_and_merged():
         ({"candidates": 0}, ValueError, "candidates must be at least 1, got 0"),
         ({"candidates": [0, 3]}, ValueError, "candidates must be at least 1, got 0"),
         ({"candidates": []}, ValueError, "candidates must hold at least one number"),
-        ({"candidates": [2.5]}, TypeError, "candidates must be whole numbers, got 2.5"),
+        ({"candidates": [2.5]}, TypeError, "candidates must be a whole number, got 2.5"),
         ({"candidates": "many"}, TypeError, "candidates must be the largest number"),
         ({"candidates": 41}, ValueError, "candidates must be at most the number of samples, 40, got 41"),
         ({"candidates": 21, "criterion": otc.PredictionStrength()}, ValueError, "halves of 40 samples cannot have 21 clusters"),

@@ -140,7 +140,7 @@ def test_when_it_ends():
         ({"init_size": 1}, ValueError, "init_size must be at least n_clusters = 2, got 1"),
         ({"patience": 0}, ValueError, "patience must be at least 1"),
         ({"max_epochs": 0}, ValueError, "max_epochs must be at least 1"),
-        ({"tol": -1.0}, ValueError, "tol must be not negative"),
+        ({"tol": -1.0}, ValueError, "tol must not be negative"),
         ({"reassignment_ratio": 2.0}, ValueError, "reassignment_ratio must be from 0 to 1"),
         ({"reassignment_ratio": "some"}, TypeError, "reassignment_ratio must be a number"),
         ({"metric": "dot"}, ValueError, "metric must be one of"),

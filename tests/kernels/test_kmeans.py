@@ -137,7 +137,7 @@ def test_a_pass_alone(place, monkeypatch, metric):
     assert float(one.changed) == N
     assert float(mine.run(centroids).changed) == 0
     torch.testing.assert_close(mine.distances(centroids), theirs.distances(centroids), rtol=1e-5, atol=1e-5)
-    mine.relabel(3, 5)
+    mine.relabel([3], 5)
     assert mine.labels[3] == 5
     nobody = KernelPass(Samples(x[:0], None, metric, None)).run(centroids)
     assert nobody.sums.shape == (K, D)
