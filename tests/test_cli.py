@@ -26,7 +26,9 @@ def train_small(folder, out, *changes):
 def test_recipes_are_listed():
     result = invoke("dnc", "recipes")
     assert result.exit_code == 0
-    assert [line.split()[0] for line in result.stdout.splitlines()] == recipe_names()
+    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == recipe_names()
+    assert len({line.index(line.split(maxsplit=1)[1]) for line in lines}) == 1  # all descriptions begin in one column
 
 
 def test_train_eval_and_predict(image_folder, tmp_path):
@@ -69,12 +71,22 @@ def test_mistakes_exit_with_2_and_leave_files_alone(image_folder, tmp_path):
         (["train", "image-folder", "--out", tmp_path / "none"], "pass --data DIR"),
         (["train", "image-folder", "--data", tmp_path / "nowhere"], "there is no folder"),
         (["eval", out], "is no run"),
+        (["eval", out / "mine.txt"], "mine.txt is no run"),
         (["predict", out, "x.png"], "is no run"),
     ):
         result = invoke("dnc", *arguments)
         assert result.exit_code == 2, result.output
         assert message in result.output.replace("\n", " ")
     assert listing(tmp_path / "run") == {"mine.txt": b"mine"}
+
+
+def test_what_eval_cannot_do_is_said_by_the_names_that_were_given(small_run, tmp_path):
+    result = invoke("dnc", "eval", small_run / "run", "--readout", "trees")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "no readout 'trees': choose among ncm" in result.output
+    result = invoke("dnc", "eval", small_run / "run", "--features", tmp_path / "none" / "x.safetensors")
+    assert result.exit_code == 2
+    assert f"{tmp_path}/none/x.safetensors;" in result.output.replace("\n", "")
 
 
 def test_another_recipe_in_the_same_directory_exits_with_2(image_folder, tmp_path):

@@ -14,6 +14,7 @@ from otcluster.dnc.classes import append_class, drop_class, need_subcentroids
 from otcluster.dnc.errors import RecipeError
 from otcluster.dnc.heads import Head, build_head
 from otcluster.dnc.names import subcentroid_names
+from otcluster.dnc.recipe import nearest_name
 from otcluster.dnc.serving import Images, Predictions, predict_images
 
 if TYPE_CHECKING:
@@ -185,8 +186,7 @@ def build_classifier(recipe: Recipe, n_classes: int, class_sizes: Sequence[int] 
     with torch.random.fork_rng():
         torch.manual_seed(recipe.train.seed)
         if not timm.is_model(recipe.backbone.name):
-            near = timm.list_models(f"*{recipe.backbone.name.split('_')[0][:6]}*")[:5]
-            hint = f", did you mean {', '.join(near)}?" if near else ""
+            hint = nearest_name(recipe.backbone.name, timm.list_models())
             raise RecipeError(f"backbone.name: timm has no model {recipe.backbone.name!r}{hint}")
         try:
             options = dict(recipe.backbone.options)

@@ -21,7 +21,9 @@ from otcluster.runs.guard import guarded
 from otcluster.runs.ranks import need_one_process
 
 Out = Annotated[Path, typer.Option("--out", metavar="RUN2", help="Directory of the new run, which must not exist.")]
-Data = Annotated[str | None, typer.Option("--data", metavar="DIR", help="Folder with train/<class>/* and test/<class>/*.")]
+Data = Annotated[
+    str | None, typer.Option("--data", metavar="DIR", help="Folder of the images; train/<class>/* and test/<class>/*, say.")
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run.")]
 Invert = Annotated[bool, typer.Option("--invert", help="Swap dark and light first.")]
 

@@ -30,7 +30,7 @@ def copy(small_run, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["backbone.name=resnt18"], r"timm has no model 'resnt18'"),
+        (["backbone.name=resnt18"], r"timm has no model 'resnt18', did you mean resnet18\?"),
         (["backbone.name=vit_tiny_patch16_224"], r"vit_tiny_patch16_224 cannot be used .*data\.image_size=16"),
         (["train.accelerator=cpu", "train.precision=16-mixed"], r"16-mixed needs a GPU.*pass bf16-mixed"),
         pytest.param(
