@@ -109,8 +109,8 @@ class Classifier(nn.Module):
 
         Raises:
             TypeError: The head has no sub-centroids, or the images are none.
-            ValueError: There is a class of this name, or a sub-centroid is called as one of its would be; no images, or fewer
-                than sub-centroids.
+            ValueError: There is a class of this name, it is empty, or a sub-centroid is called as one of its would be; no
+                images, or fewer than sub-centroids.
 
         Example:
             >>> from otcluster.dnc import DNCHead
@@ -121,6 +121,8 @@ class Classifier(nn.Module):
             (1, ['cat', 'owl'], torch.Size([1, 2]))
         """
         head, names = need_subcentroids(self.head), self._names()
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"name must be a text that is not empty, got {name!r}")
         if name in names:
             raise ValueError(f"there is a class {name} already: give the new one another name")
         if (taken := self._taken(name)) is not None:
