@@ -248,7 +248,8 @@ class _Training:
         if todo:  # before the evaluation, which a broken image or a signal may end and which is repeated from here
             self._save()
         if loop.epoch in (0, recipe.train.epochs - 1) and self.ranks.is_first:
-            warn_of_late_classes(self.model.head, self.data.classes)
+            what = "labelled pixels" if self.recipe.of_pixels else "images"
+            warn_of_late_classes(self.model.head, self.data.classes, what)
         last = loop.epoch == recipe.train.epochs - 1
         due = last or (loop.epoch + 1) % recipe.train.test_every == 0
         test = self._test() if due else None

@@ -10,7 +10,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from otcluster.dnc import evaluate, load_run, predict, tasks, train
+from otcluster.dnc import DNCHead, evaluate, load_run, predict, tasks, train
+from otcluster.dnc.counts import warn_of_late_classes
 from otcluster.dnc.data import load_data
 from otcluster.dnc.errors import DataError, RecipeError
 from otcluster.dnc.figures import draw_curves, draw_subcentroids
@@ -187,6 +188,9 @@ def test_classes_that_never_start_are_warned_of(image_folder, tmp_path, caplog):
     train(small(image_folder, "head.n_subcentroids=9", "memory.capacity=0"), tmp_path / "run")
     assert "3 of 3 classes have no sub-centroids from data yet (cat, dog, owl)" in caplog.text
     assert caplog.text.count("sub-centroids from data") == 1
+    assert "never were 9 images of one at hand at once; add images of them, raise memory.capacity" in caplog.text
+    warn_of_late_classes(DNCHead(2, 2), ["sky", "road"], "labelled pixels")
+    assert "(sky, road): never were 4 labelled pixels of one" in caplog.text
 
 
 def test_a_models_own_classes_label_other_folders(copy, tmp_path):
