@@ -87,7 +87,8 @@ def explain_command(
         Path | None, typer.Option("--out", metavar="REPORT", help="Write a page to look at, pictures and data to this folder.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", metavar="DIR", help="With --out: folder where the images of the run lie now.")
+        str | None,
+        typer.Option("--data", metavar="DIR", help="With --out or --measure: folder where the images of the run lie now."),
     ] = None,
     invert: Invert = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with cosines and heat maps.")] = False,
@@ -108,8 +109,10 @@ def explain_command(
         if RunFiles(run).read_recipe().of_pixels:
             _of_pixels(run, given, out, data, invert, as_json, measured)
             return
-        if out is None and data is not None:
-            raise RunError("--data says where a report finds the images of the run: pass --out with it")
+        if out is None and data is not None and not measured:
+            raise RunError(
+                "--data says where a report or --measure finds the images of the run: pass --out with it, or --measure"
+            )
         if out is None and given and measured:
             raise RunError("--measure is of the model: leave the images out, or pass --out with them")
         loaded = load_run(run, data_dir=data)

@@ -141,7 +141,7 @@ def _found(recipe: Recipe, files: RunFiles, fingerprint: str) -> tuple[dict[str,
     files.check(recipe)
     state = load_checkpoint(files.checkpoints)
     if state is not None and state[1]["images"] != fingerprint:
-        raise RunError(f"{files.root} was trained on other images than these: choose another --out")
+        raise RunError(f"{files.root} was trained on other images than these, or was changed since: choose another --out")
     return (files.read_metrics(), None) if files.metrics.is_file() else (None, state)
 
 
