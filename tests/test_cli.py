@@ -6,9 +6,11 @@ import importlib.util
 import json
 
 import pytest
+from PIL import ImageOps
 from typer.testing import CliRunner
 
 from otcluster import __version__, cli
+from otcluster.dnc import load_run
 from otcluster.dnc.recipe import recipe_names
 from tests.dnc.conftest import SMALL, image_folder, listing, small_run, write_images
 
@@ -135,3 +137,22 @@ def test_what_is_not_installed_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "rich" else find(name))
     with pytest.raises(SystemExit, match=r"the command line needs rich: pip install 'otcluster\[cli\]'"):
         cli.main()
+
+
+def test_runs_of_the_digits_say_how_they_are_drawn_and_offer_inversion(tmp_path):
+    run, ink = tmp_path / "run", tmp_path / "ink" / "7.png"
+    small = ["train.epochs=1", "data.image_size=8", "data.labels_per_class=8"]
+    assert invoke("dnc", "train", "digits", *small, "--out", run).exit_code == 0
+    ink.parent.mkdir()
+    ImageOps.invert(load_run(run).load_test().read(0).convert("L")).resize((40, 40)).save(ink)
+    offer = "the digits are 0 to 16, white on black: pass --invert for dark ink on light paper\n"
+    for command in (
+        ["predict", run, ink],
+        ["explain", run, ink],
+        ["add-class", run, "mine", ink, "--out", tmp_path / "more"],
+    ):
+        as_it_is, inverted = invoke("dnc", *command), invoke("dnc", *command, "--invert")
+        assert offer in as_it_is.stderr, command
+        assert offer not in inverted.stderr, command
+    assert invoke("dnc", "explain", run).stderr == ""
+    assert invoke("dnc", "predict", run, ink, "--json").stderr == ""

@@ -20,6 +20,7 @@ from otcluster.dnc.model_commands import (
     add_class_command,
     explain_command,
     export_command,
+    offer_inversion,
     remove_class_command,
 )
 from otcluster.dnc.picking.command import edit_command
@@ -168,8 +169,8 @@ def predict_command(
         if out is not None:
             raise RunError("--out is for runs of pixels, and this one classifies images as a whole: leave it out")
         loaded = load_run(run)
-        if loaded.recipe.data.kind == "digits" and not invert and not as_json:
-            typer.echo("the digits are white on black: pass --invert for dark ink on light paper", err=True)
+        if not as_json:
+            offer_inversion(loaded, invert)
         failed = 0
         for found in each_prediction(loaded, images, invert=invert):
             if isinstance(found, RunError):

@@ -28,6 +28,12 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a r
 Invert = Annotated[bool, typer.Option("--invert", help="Swap dark and light first.")]
 
 
+def offer_inversion(run: LoadedRun, invert: bool) -> None:
+    """Say how the pictures were that a run of the digits was trained on, where somebody's own are taken as they are."""
+    if run.recipe.data.kind == "digits" and not invert:
+        typer.echo("the digits are 0 to 16, white on black: pass --invert for dark ink on light paper", err=True)
+
+
 def export_command(
     run: RunFolder,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="*.onnx, or *.pt2 for torch.export.")],
@@ -60,7 +66,9 @@ def add_class_command(
 
     def action() -> None:
         need_one_process("add-class")
-        added = add_class(load_run(run), name, images, out, n_subcentroids=n_subcentroids, invert=invert)
+        loaded = load_run(run)
+        offer_inversion(loaded, invert)
+        added = add_class(loaded, name, images, out, n_subcentroids=n_subcentroids, invert=invert)
         typer.echo(f"{out} knows {len(added.classes)} classes, {name} with them")
 
     guarded(action)
@@ -116,6 +124,8 @@ def explain_command(
         if out is None and given and measured:
             raise RunError("--measure is of the model: leave the images out, or pass --out with them")
         loaded = load_run(run, data_dir=data)
+        if given and not as_json:
+            offer_inversion(loaded, invert)
         try:
             if out is not None:
                 _report(loaded, out, given, invert, measured)
