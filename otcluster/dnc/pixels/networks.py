@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from otcluster.checks import check_whole
 from otcluster.dnc.recipe import nearest_name
+from otcluster.dnc.recipe_values import LEAST_SIDE
 
 NetworkName = Literal["fcn", "deeplabv3", "upernet"]
 
-_DEEPEST = 32  # pixels of an image for one of the last features of an encoder that is not dilated
+_DEEPEST = LEAST_SIDE  # pixels of an image for one of the last features of an encoder that is not dilated
 # Of DeepLabV3, by the output stride: with half the stride a rate spans half the pixels.
 _RATES = {8: (12, 24, 36), 16: (6, 12, 18)}
 
