@@ -200,3 +200,10 @@ def test_a_models_own_classes_label_other_folders(copy, tmp_path):
     assert run.recipe.data.dir == str(tmp_path / "new")
     assert run.load_test().labels.tolist() == [2, 2]
     assert replace(run.recipe, data=replace(run.recipe.data, dir=None)) == small(None)
+
+
+def test_a_last_step_that_spoils_the_model_is_no_result(image_folder, tmp_path):
+    spoilt = small(image_folder, "data.batch_size=36", "optim.name=sgd", "optim.lr=1e38")  # one step, from a finite loss
+    with pytest.raises(RunError, match=r"the logits of test images are NaN: train with a lower optim\.lr, into a new --out"):
+        train(spoilt, tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.json").exists()
