@@ -53,3 +53,8 @@ def error_of(plan, sample_mass, cluster_mass):
     plan = np.asarray(plan, dtype=np.float64)
     wrong = np.abs(plan.sum(1) - sample_mass).sum() + np.abs(plan.sum(0) - cluster_mass).sum()
     return wrong / max(np.sum(sample_mass), np.finfo(float).tiny)
+
+
+def brute_auroc(known, other):
+    """How often the score of a known sample is above that of another one, by all pairs; ties count half."""
+    return ((known[:, None] > other).double() + (known[:, None] == other).double() / 2).mean().item()

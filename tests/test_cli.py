@@ -6,9 +6,11 @@ import importlib.util
 import json
 
 import pytest
+from PIL import ImageOps
 from typer.testing import CliRunner
 
 from otcluster import __version__, cli
+from otcluster.dnc import load_run
 from otcluster.dnc.recipe import recipe_names
 from tests.dnc.conftest import SMALL, image_folder, listing, small_run, write_images
 
@@ -26,7 +28,9 @@ def train_small(folder, out, *changes):
 def test_recipes_are_listed():
     result = invoke("dnc", "recipes")
     assert result.exit_code == 0
-    assert [line.split()[0] for line in result.stdout.splitlines()] == recipe_names()
+    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == recipe_names()
+    assert len({line.index(line.split(maxsplit=1)[1]) for line in lines}) == 1  # all descriptions begin in one column
 
 
 def test_train_eval_and_predict(image_folder, tmp_path):
@@ -69,12 +73,22 @@ def test_mistakes_exit_with_2_and_leave_files_alone(image_folder, tmp_path):
         (["train", "image-folder", "--out", tmp_path / "none"], "pass --data DIR"),
         (["train", "image-folder", "--data", tmp_path / "nowhere"], "there is no folder"),
         (["eval", out], "is no run"),
+        (["eval", out / "mine.txt"], "mine.txt is no run"),
         (["predict", out, "x.png"], "is no run"),
     ):
         result = invoke("dnc", *arguments)
         assert result.exit_code == 2, result.output
         assert message in result.output.replace("\n", " ")
     assert listing(tmp_path / "run") == {"mine.txt": b"mine"}
+
+
+def test_what_eval_cannot_do_is_said_by_the_names_that_were_given(small_run, tmp_path):
+    result = invoke("dnc", "eval", small_run / "run", "--readout", "trees")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "no readout 'trees': choose among ncm" in result.output
+    result = invoke("dnc", "eval", small_run / "run", "--features", tmp_path / "none" / "x.safetensors")
+    assert result.exit_code == 2
+    assert f"{tmp_path}/none/x.safetensors;" in result.output.replace("\n", "")
 
 
 def test_another_recipe_in_the_same_directory_exits_with_2(image_folder, tmp_path):
@@ -123,3 +137,22 @@ def test_what_is_not_installed_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "rich" else find(name))
     with pytest.raises(SystemExit, match=r"the command line needs rich: pip install 'otcluster\[cli\]'"):
         cli.main()
+
+
+def test_runs_of_the_digits_say_how_they_are_drawn_and_offer_inversion(tmp_path):
+    run, ink = tmp_path / "run", tmp_path / "ink" / "7.png"
+    small = ["train.epochs=1", "data.image_size=8", "data.labels_per_class=8"]
+    assert invoke("dnc", "train", "digits", *small, "--out", run).exit_code == 0
+    ink.parent.mkdir()
+    ImageOps.invert(load_run(run).load_test().read(0).convert("L")).resize((40, 40)).save(ink)
+    offer = "the digits are 0 to 16, white on black: pass --invert for dark ink on light paper\n"
+    for command in (
+        ["predict", run, ink],
+        ["explain", run, ink],
+        ["add-class", run, "mine", ink, "--out", tmp_path / "more"],
+    ):
+        as_it_is, inverted = invoke("dnc", *command), invoke("dnc", *command, "--invert")
+        assert offer in as_it_is.stderr, command
+        assert offer not in inverted.stderr, command
+    assert invoke("dnc", "explain", run).stderr == ""
+    assert invoke("dnc", "predict", run, ink, "--json").stderr == ""

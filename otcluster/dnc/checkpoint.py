@@ -9,6 +9,7 @@ import os
 import pickle
 import re
 import shutil
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,9 @@ def save_checkpoint(folder: Path, step: int, model: dict[str, Tensor], loop: dic
         temporary.mkdir()
         weights = {name: value.detach().cpu().contiguous() for name, value in model.items()}
         (temporary / MODEL_FILE).write_bytes(save(weights))
-        torch.save(loop, temporary / _LOOP_FILE)
+        whole = BytesIO()  # torch tells of a disk that is full in words of its own
+        torch.save(loop, whole)
+        (temporary / _LOOP_FILE).write_bytes(whole.getbuffer())
         digests = {name: _digest(temporary / name) for name in (MODEL_FILE, _LOOP_FILE)}
         manifest = {"format": _FORMAT, "step": step, "sha256": digests}
         (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")

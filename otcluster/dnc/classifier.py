@@ -14,6 +14,7 @@ from otcluster.dnc.classes import append_class, drop_class, need_subcentroids
 from otcluster.dnc.errors import RecipeError
 from otcluster.dnc.heads import Head, build_head
 from otcluster.dnc.names import subcentroid_names
+from otcluster.dnc.recipe import nearest_name
 from otcluster.dnc.serving import Images, Predictions, predict_images
 
 if TYPE_CHECKING:
@@ -108,8 +109,8 @@ class Classifier(nn.Module):
 
         Raises:
             TypeError: The head has no sub-centroids, or the images are none.
-            ValueError: There is a class of this name, or a sub-centroid is called as one of its would be; no images, or fewer
-                than sub-centroids.
+            ValueError: There is a class of this name, it is empty, or a sub-centroid is called as one of its would be; no
+                images, or fewer than sub-centroids.
 
         Example:
             >>> from otcluster.dnc import DNCHead
@@ -120,6 +121,8 @@ class Classifier(nn.Module):
             (1, ['cat', 'owl'], torch.Size([1, 2]))
         """
         head, names = need_subcentroids(self.head), self._names()
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"name must be a text that is not empty, got {name!r}")
         if name in names:
             raise ValueError(f"there is a class {name} already: give the new one another name")
         if (taken := self._taken(name)) is not None:
@@ -185,8 +188,7 @@ def build_classifier(recipe: Recipe, n_classes: int, class_sizes: Sequence[int] 
     with torch.random.fork_rng():
         torch.manual_seed(recipe.train.seed)
         if not timm.is_model(recipe.backbone.name):
-            near = timm.list_models(f"*{recipe.backbone.name.split('_')[0][:6]}*")[:5]
-            hint = f", did you mean {', '.join(near)}?" if near else ""
+            hint = nearest_name(recipe.backbone.name, timm.list_models())
             raise RecipeError(f"backbone.name: timm has no model {recipe.backbone.name!r}{hint}")
         try:
             options = dict(recipe.backbone.options)

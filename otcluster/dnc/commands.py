@@ -20,13 +20,14 @@ from otcluster.dnc.model_commands import (
     add_class_command,
     explain_command,
     export_command,
+    offer_inversion,
     remove_class_command,
 )
 from otcluster.dnc.picking.command import edit_command
 from otcluster.dnc.pixels.command import evaluate_pixel_run, predict_pixel_run
 from otcluster.dnc.prediction import each_prediction
 from otcluster.dnc.progress import Terminal
-from otcluster.dnc.readouts import READOUT_NAMES, evaluate_readouts, usual_readouts
+from otcluster.dnc.readouts import READOUT_NAMES, evaluate_readouts, readout_of, usual_readouts
 from otcluster.dnc.recipe import at_folder, load_recipe, recipe_names
 from otcluster.dnc.run import RunFiles, load_run
 from otcluster.dnc.training import train
@@ -54,8 +55,10 @@ def _say(text: str) -> None:
 @app.command("recipes")
 def recipes_command() -> None:
     """List the recipes inside the package."""
-    for name in recipe_names():
-        _say(f"{name:16} {load_recipe(name).description}")
+    names = recipe_names()
+    width = max(map(len, names))
+    for name in names:
+        _say(f"{name:{width}} {load_recipe(name).description}")
 
 
 @app.command("train")
@@ -63,7 +66,9 @@ def train_command(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe, or a YAML file.")],
     changes: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes of the recipe.")] = None,
     data: Data = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="RUN", help="Directory of the run.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="RUN", help="Directory of the run. Default: runs/RECIPE.")
+    ] = None,
     init_from: Annotated[
         Path | None, typer.Option("--init-from", metavar="RUN", help="A run with whose weights the backbone begins.")
     ] = None,
@@ -120,6 +125,9 @@ def eval_command(
             evaluate_pixel_run(run, data, split)
             return
         loaded = load_run(run, data_dir=data)
+        names = readouts or usual_readouts(loaded.recipe)
+        for name in names:
+            readout_of(name, loaded.recipe)  # before any image is looked at
         images = loaded.load_test() if split == "test" else loaded.load_train()
         result = evaluate(loaded.model, images, loaded.recipe.data)
         if features is not None:
@@ -130,7 +138,7 @@ def eval_command(
         for name, value in metrics["per_class"].items():
             _say(f"{name:24} {'no images' if value is None else f'{value:.4f}'}")
         _say(f"{split} accuracy {metrics['accuracy']:.4f} on {metrics['images']} images, of {run}")
-        for name, found in evaluate_readouts(loaded, readouts or usual_readouts(loaded.recipe), result).items():
+        for name, found in evaluate_readouts(loaded, names, result).items():
             _say(f"{split} accuracy {found['accuracy']:.4f} on {found['images']} images, by {name} on its features")
 
     guarded(action)
@@ -161,8 +169,8 @@ def predict_command(
         if out is not None:
             raise RunError("--out is for runs of pixels, and this one classifies images as a whole: leave it out")
         loaded = load_run(run)
-        if loaded.recipe.data.kind == "digits" and not invert and not as_json:
-            typer.echo("the digits are white on black: pass --invert for dark ink on light paper", err=True)
+        if not as_json:
+            offer_inversion(loaded, invert)
         failed = 0
         for found in each_prediction(loaded, images, invert=invert):
             if isinstance(found, RunError):

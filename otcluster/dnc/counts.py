@@ -40,12 +40,19 @@ def check_counts(recipe: Recipe, data: ImageData, rows: torch.Tensor, what: str)
             )
 
 
-def warn_of_late_classes(head: Head, classes: list[str]) -> None:
-    """Say which classes have sub-centroids that were not started from data, for there never were enough features at once."""
+def warn_of_late_classes(head: Head, classes: list[str], what: str) -> None:
+    """Say which classes have sub-centroids that were not started from data, for there never were enough features at once.
+
+    Args:
+        head: Any head.
+        classes: Names of its classes.
+        what: What has a feature each, such as images.
+    """
     if isinstance(head, DNCHead) and not bool(head.store.started.all()):
         late = [at for at, started in enumerate(head.store.started.tolist()) if not started]
         logger.warning(
-            "%d of %d classes have no sub-centroids from data yet (%s): never were %d images of one at hand at once; raise "
-            "memory.capacity or data.batch_size, or lower head.n_subcentroids",
+            "%d of %d classes have no sub-centroids from data yet (%s): never were %d %s of one at hand at once; add "
+            "images of them, raise memory.capacity or data.batch_size, or lower head.n_subcentroids",
             len(late), len(classes), ", ".join(classes[at] for at in late[:5]), int(head.store.is_open[late].sum(dim=1).min()),
+            what,
         )  # fmt: skip

@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,9 @@ def _dynamic() -> Any:
 
 def _write_program(served: _Served, images: Tensor, metadata: dict[str, str], path: Path) -> None:
     program = torch.export.export(served, (images,), dynamic_shapes=_dynamic())
-    torch.export.save(program, path, extra_files={_METADATA: json.dumps(metadata, ensure_ascii=False)})
+    whole = BytesIO()
+    torch.export.save(program, whole, extra_files={_METADATA: json.dumps(metadata, ensure_ascii=False)})
+    path.write_bytes(whole.getbuffer())
 
 
 def _ask_program(path: Path, images: Tensor) -> list[Tensor]:

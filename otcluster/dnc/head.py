@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from otcluster.checks import check_whole
 from otcluster.distributed import TorchReducer
 from otcluster.dnc.growth import Evidence, Growing
 from otcluster.dnc.pooling import Largest
@@ -102,15 +103,20 @@ class DNCHead(nn.Module):
             growth.check_start(n_subcentroids)
         self.n_classes, self.seed = int(n_classes), seed
         self.solver = DEFAULT_SOLVER if solver is None else solver
-        self.store = CentroidStore(
-            n_classes=n_classes, n_centroids=n_subcentroids, dim=dim, momentum=momentum, metric=metric, averaging=averaging,
-            seed=seed, room=None if growth is None else growth.k_max,
-        )  # fmt: skip
+        try:
+            self.store = CentroidStore(
+                n_classes=n_classes, n_centroids=n_subcentroids, dim=dim, momentum=momentum, metric=metric,
+                averaging=averaging, seed=check_whole("seed", seed, -(2**63)), room=None if growth is None else growth.k_max,
+            )  # fmt: skip
+        except (TypeError, ValueError) as error:  # by the names that the arguments have here
+            raise type(error)(str(error).replace("n_centroids", "n_subcentroids")) from None
         usual = USUAL_TEMPERATURE[metric] if temperature is None else temperature
         self.scaling: nn.Module = FixedTemperature(usual) if scaling is None else scaling
         self.pooling: nn.Module = Largest() if pooling is None else pooling
         self.growing = None if growth is None else Growing(growth, self.store)
-        self.memory: Queue = self._checked(memory) if isinstance(memory, Queue) else MemoryQueue(memory, dim)
+        self.memory: Queue = (
+            self._checked(memory) if isinstance(memory, Queue) else MemoryQueue(check_whole("memory", memory, 0), dim)
+        )
 
     def extra_repr(self) -> str:
         return f"solver={self.solver}"
@@ -170,6 +176,8 @@ class DNCHead(nn.Module):
         return self.scaling(self.pooling(self.similarities(features)))
 
     def _check_shape(self, features: Tensor) -> None:
+        if not isinstance(features, Tensor):
+            raise TypeError(f"features must be a tensor of shape (n, {self.store.dim}), got {type(features).__name__}")
         if features.ndim != 2 or features.shape[1] != self.store.dim:
             raise ValueError(f"features must have shape (n, {self.store.dim}), got {tuple(features.shape)}")
 

@@ -21,9 +21,17 @@ from otcluster.runs.guard import guarded
 from otcluster.runs.ranks import need_one_process
 
 Out = Annotated[Path, typer.Option("--out", metavar="RUN2", help="Directory of the new run, which must not exist.")]
-Data = Annotated[str | None, typer.Option("--data", metavar="DIR", help="Folder with train/<class>/* and test/<class>/*.")]
+Data = Annotated[
+    str | None, typer.Option("--data", metavar="DIR", help="Folder of the images; train/<class>/* and test/<class>/*, say.")
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run.")]
 Invert = Annotated[bool, typer.Option("--invert", help="Swap dark and light first.")]
+
+
+def offer_inversion(run: LoadedRun, invert: bool) -> None:
+    """Say how the pictures were that a run of the digits was trained on, where somebody's own are taken as they are."""
+    if run.recipe.data.kind == "digits" and not invert:
+        typer.echo("the digits are 0 to 16, white on black: pass --invert for dark ink on light paper", err=True)
 
 
 def export_command(
@@ -58,7 +66,9 @@ def add_class_command(
 
     def action() -> None:
         need_one_process("add-class")
-        added = add_class(load_run(run), name, images, out, n_subcentroids=n_subcentroids, invert=invert)
+        loaded = load_run(run)
+        offer_inversion(loaded, invert)
+        added = add_class(loaded, name, images, out, n_subcentroids=n_subcentroids, invert=invert)
         typer.echo(f"{out} knows {len(added.classes)} classes, {name} with them")
 
     guarded(action)
@@ -85,7 +95,8 @@ def explain_command(
         Path | None, typer.Option("--out", metavar="REPORT", help="Write a page to look at, pictures and data to this folder.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", metavar="DIR", help="With --out: folder where the images of the run lie now.")
+        str | None,
+        typer.Option("--data", metavar="DIR", help="With --out or --measure: folder where the images of the run lie now."),
     ] = None,
     invert: Invert = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with cosines and heat maps.")] = False,
@@ -106,11 +117,15 @@ def explain_command(
         if RunFiles(run).read_recipe().of_pixels:
             _of_pixels(run, given, out, data, invert, as_json, measured)
             return
-        if out is None and data is not None:
-            raise RunError("--data says where a report finds the images of the run: pass --out with it")
+        if out is None and data is not None and not measured:
+            raise RunError(
+                "--data says where a report or --measure finds the images of the run: pass --out with it, or --measure"
+            )
         if out is None and given and measured:
             raise RunError("--measure is of the model: leave the images out, or pass --out with them")
         loaded = load_run(run, data_dir=data)
+        if given and not as_json:
+            offer_inversion(loaded, invert)
         try:
             if out is not None:
                 _report(loaded, out, given, invert, measured)

@@ -29,8 +29,11 @@ def open_image(path: Path, *, background: str = "white") -> Image.Image:
         with Image.open(path) as image:
             image.load()
             return _eight_bits(ImageOps.exif_transpose(image), background)
+    except IsADirectoryError:
+        raise DataError(f"{path} is a folder: pass the images in it, {path}/* say") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read as an image: {error}") from None
+        why = getattr(error, "strerror", None) or error  # the name is said already
+        raise DataError(f"{path} cannot be read as an image: {why}") from None
 
 
 def _eight_bits(image: Image.Image, background: str) -> Image.Image:

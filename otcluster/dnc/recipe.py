@@ -18,6 +18,15 @@ from otcluster.dnc.growth import Evidence
 from otcluster.dnc.recipe_values import check_values
 
 _PACKAGE = "otcluster.dnc.recipes"
+_FORMS = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a word",
+    "list[int]": "whole numbers in brackets, such as [1,2]",
+    "list[float]": "numbers in brackets, such as [1,2]",
+    "dict[str, Any]": "keys with their values in braces, such as {depth: 2}",
+}
 
 
 @dataclass
@@ -250,11 +259,8 @@ def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
             raise RecipeError(f"cannot read recipe {name}: {getattr(error, 'strerror', None) or error}") from None
     else:
         raise RecipeError(
-            f"there is no recipe {name!r}{nearest_name(name, recipe_names())}: choose one of {', '.join(recipe_names())}"
+            f"there is no recipe {name!r}{nearest_name(name, recipe_names())} (choose one of {', '.join(recipe_names())})"
         )
-    for change in changes:
-        if "=" not in change or change.startswith("="):
-            raise RecipeError(f"{change!r} is no change of a recipe: write key=value, train.epochs=3 for example")
     return parse_text(text, name, changes)
 
 
@@ -266,13 +272,20 @@ def parse_text(text: str, source: str, changes: Sequence[str] = ()) -> Recipe:
     """
     try:
         values = OmegaConf.create(text)
-        if not values:
-            raise RecipeError(f"recipe {source} is empty")
-        return parse_recipe(OmegaConf.merge(values, OmegaConf.from_dotlist(list(changes))), source)
-    except RecipeError:
-        raise
     except Exception as error:  # whatever YAML's reader raises
-        raise RecipeError(f"recipe {source} cannot be read: {error}") from error
+        raise RecipeError(f"recipe {source} cannot be read: {str(error) or 'it has no keys'}") from error
+    if not values:
+        raise RecipeError(f"recipe {source} is empty")
+    return parse_recipe(OmegaConf.merge(values, *(_read_change(change) for change in changes)), source)
+
+
+def _read_change(change: str) -> Any:
+    if "=" not in change or change.startswith("="):
+        raise RecipeError(f"{change!r} is no change of a recipe: write key=value, train.epochs=3 for example")
+    try:
+        return OmegaConf.from_dotlist([change])
+    except Exception as error:  # whatever YAML's reader raises
+        raise RecipeError(f"the value of {change!r} cannot be read as YAML: {error}") from error
 
 
 def at_folder(recipe: Recipe, folder: str) -> Recipe:
@@ -313,8 +326,9 @@ def parse_recipe(values: Any, source: str) -> Recipe:
     _check_keys(OmegaConf.to_container(values), Recipe(), "")
     try:
         recipe: Recipe = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Recipe), values))  # type: ignore[assignment]
-    except OmegaConfBaseException as error:
-        raise RecipeError(f"{getattr(error, 'full_key', None) or source}: {str(error).splitlines()[0]}") from None
+    except (OmegaConfBaseException, TypeError) as error:
+        told = f"{getattr(error, 'full_key', None) or source}: {str(error).splitlines()[0]}"
+        raise RecipeError(_misfit(OmegaConf.to_container(values), Recipe(), "") or told) from None
     check_values(recipe)
     return recipe
 
@@ -331,15 +345,32 @@ def _check_keys(values: Any, known: Any, prefix: str) -> None:
             _check_keys(value, part, f"{prefix}{key}.")
 
 
-def _all_keys() -> list[str]:
-    return [f"{group}.{key}" for group, part in asdict(Recipe()).items() if isinstance(part, dict) for key in part]
+def _misfit(values: Any, known: Any, prefix: str) -> str | None:
+    """What is wrong with the first value that is of another type than its key."""
+    for each in fields(known):
+        if each.name not in values:
+            continue
+        value, part = values[each.name], getattr(known, each.name)
+        if is_dataclass(part):
+            if (found := _misfit(value, part, f"{prefix}{each.name}.")) is not None:
+                return found
+            continue
+        try:
+            OmegaConf.merge(OmegaConf.structured(type(known)), {each.name: value})
+        except (OmegaConfBaseException, TypeError):
+            kind, *rest = str(each.type).split(" | ")
+            got = "null" if value is None else repr(value)
+            return f"{prefix}{each.name} must be {_FORMS[kind]}{', or null' if rest else ''}, got {got}"
+    return None
 
 
 def _nearest_key(name: str, beside: list[str]) -> str:
-    """The keys that end alike in other groups, or else the one written most alike; ``beside`` are those of the same group."""
-    known = _all_keys()
+    """The keys that end alike in other groups, or the one written most alike, or else ``beside``, those of the same group."""
+    known = [f"{group}.{key}" for group, part in asdict(Recipe()).items() if isinstance(part, dict) for key in part]
     same = [key for key in known if key.split(".")[1] == name.split(".")[-1]]
-    return f", did you mean {' or '.join(same)}?" if same else nearest_name(name, beside + known)
+    if same:
+        return f", did you mean {' or '.join(same)}?"
+    return nearest_name(name, beside + known) or f": there are {', '.join(beside)}"
 
 
 def nearest_name(name: str, known: list[str]) -> str:

@@ -75,6 +75,7 @@ _SEED_LIMIT = 2**63  # torch takes no larger ones
 _POSITIVE = ("solver.epsilon", "optim.lr", "optim.gamma", "optim.power", "train.timeout", "contrast.temperature")
 _SHARES = ("head.momentum", "optim.momentum", "optim.label_smoothing", "data.erasing", "train.ema")
 FOLDS = 5
+LEAST_SIDE = 32  # of images that networks of pixels take
 _MAGNITUDES = 31  # of RandAugment
 
 
@@ -178,10 +179,10 @@ def _check_pixels(recipe: Recipe) -> None:
         raise RecipeError(
             f"explain.anchor_epochs is for images with a class each, got {recipe.explain.anchor_epochs} for pixels"
         )
-    for name in ("crop", "resize", "window", "stride"):
+    for name, least in {"crop": LEAST_SIDE, "resize": LEAST_SIDE, "window": LEAST_SIDE, "stride": 1}.items():
         sides = getattr(pixels, name)
-        if sides is not None and (len(sides) != 2 or min(sides) < 1):
-            raise RecipeError(f"pixels.{name} must be a height and a width, both positive, got {sides}")
+        if sides is not None and (len(sides) != 2 or min(sides) < least):
+            raise RecipeError(f"pixels.{name} must be a height and a width, both at least {least}, got {sides}")
     window = pixels.window or [0, 0]
     if pixels.stride is not None and any(step > side for step, side in zip(pixels.stride, window, strict=True)):
         raise RecipeError(f"pixels.stride must be at most pixels.window, got {pixels.stride} and {pixels.window}")

@@ -76,7 +76,7 @@ class RunFiles:
         """
         try:
             return parse_text(self.recipe.read_text(encoding="utf-8"), str(self.recipe))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise RunError(f"{self.root} is no run: it holds no {_RECIPE}") from None
         except UnicodeDecodeError as error:
             raise RunError(f"recipe {self.recipe} cannot be read: {error}") from None

@@ -8,14 +8,17 @@ import torch
 from torch import Tensor, nn
 
 
-def check_temperature(temperature: float) -> float:
-    """The temperature, if it is one.
+def check_temperature(temperature: float, name: str = "temperature") -> float:
+    """The temperature, if it is one; ``name`` is that of the argument.
 
     Raises:
+        TypeError: It is no number.
         ValueError: It is not positive, or not finite.
     """
+    if isinstance(temperature, bool | str) or not hasattr(temperature, "__float__"):
+        raise TypeError(f"{name} must be a positive number, got {temperature!r}")
     if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+        raise ValueError(f"{name} must be positive and finite, got {temperature}")
     return float(temperature)
 
 

@@ -96,9 +96,17 @@ def _batches(model: Classifier, images: Images, batch_size: int) -> Iterator[Ten
         return
     several = [images] if isinstance(images, Image.Image) else images
     if not isinstance(several, Sequence) or not len(several):
-        raise TypeError(f"images must be a tensor, a picture of PIL or a sequence of them, at least one, got {images!r}")
+        got = "none" if isinstance(several, Sequence) else type(images).__name__
+        raise TypeError(f"images must be a tensor, a picture of PIL or a sequence of them, at least one, got {got}")
     for start in range(0, len(several), batch_size):
-        yield torch.stack([_converted(each, model.convert) for each in several[start : start + batch_size]])
+        batch = [_converted(each, model.convert) for each in several[start : start + batch_size]]
+        other = next((at for at, each in enumerate(batch) if each.shape != batch[0].shape), None)
+        if other is not None:
+            raise ValueError(
+                f"images in a sequence must be of one shape, got {tuple(batch[0].shape)} at {start} and "
+                f"{tuple(batch[other].shape)} at {start + other}"
+            )
+        yield torch.stack(batch)
 
 
 def _converted(image: Tensor | Image.Image, convert: Callable[[Image.Image], Tensor] | None) -> Tensor:

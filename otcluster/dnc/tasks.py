@@ -22,6 +22,7 @@ from otcluster.dnc.ranks import Ranks
 from otcluster.dnc.recipe import Recipe
 from otcluster.dnc.results import write_metrics, write_pictures
 from otcluster.dnc.run import RunFiles
+from otcluster.runs.errors import RunError
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,13 @@ class ImageTask:
     def test(self, model: Classifier, ranks: Ranks, after_batch: Callable[[], None]) -> float:
         """Accuracy."""
         found = self._evaluate(model, self.data.test, ranks, after_batch)  # of all images on the first rank alone
-        return ranks.from_first(lambda: found.metrics(self.data.classes)["accuracy"])
+
+        def accuracy() -> float:
+            if bool(found.logits.isnan().any()):  # the last step may spoil what the loss of that step did not tell
+                raise RunError("the logits of test images are NaN: train with a lower optim.lr, into a new --out")
+            return float(found.metrics(self.data.classes)["accuracy"])
+
+        return ranks.from_first(accuracy)
 
     def _evaluate(self, model: Classifier, split: Split, ranks: Ranks, after_batch: Callable[[], None]) -> Evaluation:
         return evaluate(model, split, self.recipe.data, after_batch=after_batch, ranks=ranks)

@@ -141,7 +141,7 @@ def _found(recipe: Recipe, files: RunFiles, fingerprint: str) -> tuple[dict[str,
     files.check(recipe)
     state = load_checkpoint(files.checkpoints)
     if state is not None and state[1]["images"] != fingerprint:
-        raise RunError(f"{files.root} was trained on other images than these: choose another --out")
+        raise RunError(f"{files.root} was trained on other images than these, or was changed since: choose another --out")
     return (files.read_metrics(), None) if files.metrics.is_file() else (None, state)
 
 
@@ -248,7 +248,8 @@ class _Training:
         if todo:  # before the evaluation, which a broken image or a signal may end and which is repeated from here
             self._save()
         if loop.epoch in (0, recipe.train.epochs - 1) and self.ranks.is_first:
-            warn_of_late_classes(self.model.head, self.data.classes)
+            what = "labelled pixels" if self.recipe.of_pixels else "images"
+            warn_of_late_classes(self.model.head, self.data.classes, what)
         last = loop.epoch == recipe.train.epochs - 1
         due = last or (loop.epoch + 1) % recipe.train.test_every == 0
         test = self._test() if due else None

@@ -22,6 +22,10 @@ def replaced(path: Path) -> Iterator[Path]:
         sync(temporary)
         os.replace(temporary, path)
         sync(path.parent)
+    except OSError as error:
+        if error.filename == str(temporary):
+            error.filename = str(path)  # which is the name that somebody knows
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

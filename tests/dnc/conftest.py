@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from otcluster.dnc import load_recipe, train
+from otcluster.dnc import load_recipe, load_run, report, train
+from tests.dnc.pages import BREAKOUT, TAG
 from tests.dnc.pixel_files import write_folders
 
 SMALL = ["backbone.name=test_resnet", "data.image_size=16", "data.batch_size=8", "train.epochs=2", "memory.capacity=64"]
@@ -54,6 +55,28 @@ def small_run(tmp_path_factory):
     write_images(root / "images" / "test", n=4, seed=1)
     train(small(root / "images"), root / "run")
     return root
+
+
+@pytest.fixture(scope="session")
+def small_report(small_run, tmp_path_factory):
+    """The page of the report of the small run."""
+    return report(load_run(small_run / "run"), tmp_path_factory.mktemp("report") / "report", n_test=4)
+
+
+@pytest.fixture(scope="session")
+def hostile_report(tmp_path_factory):
+    """The report of a run whose classes and files are called by HTML, and of a user's pictures, one of them broken."""
+    root = tmp_path_factory.mktemp("hostile")
+    for part, n in (("train", 6), ("test", 3)):
+        write_images(root / "images" / part, (TAG, BREAKOUT, "owl"), n=n)
+        (root / "images" / part / BREAKOUT / "000.png").rename(root / "images" / part / BREAKOUT / f"{BREAKOUT}.png")
+    train(small(root / "images", "data.image_size=64", "head.n_subcentroids=2"), root / "run")
+    mine = root / f"{BREAKOUT} ../<svg onload=alert(3)>.png".replace("/", "_")
+    Image.fromarray(np.full((40, 30, 3), 90, np.uint8)).save(mine)
+    broken = root / "<i>broken.png"
+    broken.write_bytes(b"none")
+    page = report(load_run(root / "run"), root / "report", images=[mine, broken], n_test=3)
+    return page, str(mine), str(broken)
 
 
 def listing(root):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from html.parser import HTMLParser
 
+TAG, BREAKOUT = "<b onclick=alert(1)>&amp;", '"><img src=x onerror=alert(2)>'
+"""Names that would be HTML if a page did not show them as text."""
+
 
 class Page(HTMLParser):
     """What is on a page: tags with their attributes, and the text outside of style and script."""

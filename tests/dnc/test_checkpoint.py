@@ -96,6 +96,22 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path, monkeypatch, call):
     assert load_checkpoint(tmp_path)[1]["step"] == 3
 
 
+@pytest.mark.parametrize("which", ["weights", "loop"])
+def test_a_disk_that_is_full_in_the_middle_of_a_file_is_said_as_such(tmp_path, which):
+    resource = pytest.importorskip("resource", reason="this system has no limits of a process")
+    save(tmp_path, 1)
+    state = {"weights": {"w": torch.zeros(3)}, "loop": {"step": 2}}
+    state[which]["large"] = torch.zeros(100_000)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))  # writes end as they do on a full disk, half done
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save_checkpoint(tmp_path, 2, state["weights"], state["loop"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step-1"]
+
+
 def test_saving_a_step_again_never_leaves_it_without_a_checkpoint(tmp_path, monkeypatch):
     save(tmp_path, 1)
     rename = os.rename

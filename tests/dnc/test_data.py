@@ -250,6 +250,8 @@ def test_missing_files_and_text_are_named(tmp_path):
     for name in ("a.png", "b.png"):
         with pytest.raises(DataError, match=name):
             open_image(tmp_path / name)
+    with pytest.raises(DataError, match=f"^{tmp_path} is a folder: pass the images in it"):
+        open_image(tmp_path)
 
 
 def test_the_five_folds_share_the_digits():

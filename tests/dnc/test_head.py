@@ -201,3 +201,25 @@ def test_shares_of_classes_stand_for_the_class_of_the_greatest():
     assert torch.equal(heads[0].subcentroids, heads[1].subcentroids)
     with pytest.raises(TypeError, match="labels must be an integer tensor"):
         heads[0].observe(features, shares[:, :2])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"n_subcentroids": 0}, ValueError, "n_subcentroids must be at least 1, got 0"),
+        ({"n_subcentroids": [1, 2]}, ValueError, "n_subcentroids must be one number, or one for each of 3 classes"),
+        ({"n_subcentroids": "4"}, TypeError, "n_subcentroids must be a whole number, got '4'"),
+        ({"memory": -1}, ValueError, "memory must be at least 0, got -1"),
+        ({"memory": 2.5}, TypeError, "memory must be a whole number, got 2.5"),
+        ({"temperature": "0.1"}, TypeError, "temperature must be a positive number, got '0.1'"),
+        ({"seed": 1.5}, TypeError, "seed must be a whole number, got 1.5"),
+    ],
+)
+def test_arguments_are_named_as_the_head_names_them(arguments, error, message):
+    with pytest.raises(error, match=message.replace("[", r"\[")):
+        DNCHead(4, 3, **arguments)
+
+
+def test_features_that_are_no_tensor_are_named():
+    with pytest.raises(TypeError, match=r"features must be a tensor of shape \(n, 4\), got ndarray"):
+        DNCHead(4, 3)(np.zeros((2, 4)))

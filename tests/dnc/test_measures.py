@@ -17,7 +17,7 @@ from otcluster.dnc.explaining import measures
 from otcluster.dnc.explaining.fading import fading
 from otcluster.dnc.explaining.rule import Rule
 from otcluster.dnc.typical import TypicalImages
-from tests.dnc.conftest import small
+from tests.dnc.conftest import small, write_images
 
 
 @pytest.fixture(scope="module")
@@ -138,13 +138,16 @@ def test_one_subcentroid_each_tells_no_more_than_the_mean(small_run, tmp_path):
     assert "one each" in "\n".join(found.lines())
 
 
-def test_the_command_tells_them(anchored_run):
+def test_the_command_tells_them(anchored_run, tmp_path):
     result = CliRunner().invoke(app, ["explain", str(anchored_run), "--measure"])
     assert result.exit_code == 0, result.output
     assert "the class of the model for 100.0% of 12 test images, and is contradicted by 0" in result.stdout
     plain = json.loads(CliRunner().invoke(app, ["explain", str(anchored_run), "--measure", "--json"]).stdout)
     assert plain["measures"]["fidelity"] == 1.0
     assert plain["measures"]["fading"]["n_images"] == 12
+    write_images(tmp_path / "test", n=1)
+    elsewhere = CliRunner().invoke(app, ["explain", str(anchored_run), "--measure", "--data", str(tmp_path)])
+    assert "of 3 test images" in elsewhere.stdout, elsewhere.output
 
 
 def test_what_cannot_be_measured_is_refused(small_run, tmp_path):

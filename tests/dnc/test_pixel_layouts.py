@@ -68,7 +68,7 @@ def test_values_or_indices_are_the_labels(tmp_path, mode):
     ("what", "message"),
     [
         ("value", r"labels/3.png holds the label 3, and there are 3 classes \(0 to 2, and 255 for no class\)"),
-        ("colours", r"labels/3.png is a picture of mode RGB"),
+        ("colours", r"^[^ ]*labels/3.png is a picture of mode RGB, and labels are whole numbers"),
         ("size", r"images/3.png has 64 x 48 pixels, and its map of labels .*labels/3.png has 64 x 40"),
         ("map", r"labels/3.png cannot be read as a map of labels"),
         ("image", r"images/3.png cannot be read as an image"),

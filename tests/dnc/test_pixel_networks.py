@@ -61,7 +61,7 @@ def test_swin_sees_the_same_windows_whatever_the_size_of_the_image():
     ("arguments", "said"),
     [
         (("unet", "resnet18"), "name must be one of fcn, deeplabv3, upernet, got 'unet'"),
-        (("fcn", "resnet_18"), "timm has no model 'resnet_18', did you mean"),
+        (("fcn", "resnet_18"), "timm has no model 'resnet_18', did you mean resnet18"),
         (("deeplabv3", SWIN), "cannot be used for deeplabv3 with output_stride=8.*convolutional network"),
         (("upernet", "vit_tiny_patch16_224"), "must give features of several stages"),
     ],

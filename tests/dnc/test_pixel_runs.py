@@ -229,3 +229,9 @@ def test_test_images_without_any_label_are_an_error(folders, run, tmp_path):
     told = CliRunner().invoke(app, ["eval", str(run / "run"), "--data", str(folders)])
     assert told.exit_code == 2
     assert "no pixel of the 3 test images has a label" in told.stderr
+
+
+@pytest.mark.parametrize("key", ["crop", "resize", "window"])
+def test_sides_that_no_network_takes_are_refused_before_anything_is_read(key):
+    with pytest.raises(RecipeError, match=rf"pixels\.{key} must be a height and a width, both at least 32, got \[64, 31\]"):
+        load_recipe("camvid-fcn-resnet18", [f"pixels.{key}=[64,31]"])

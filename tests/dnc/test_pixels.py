@@ -197,7 +197,8 @@ def test_images_features_and_labels_that_do_not_fit_are_refused():
     before, features = state(model), model.features(images)
     for bad, error, said in (
         (labels[:1], ValueError, r"labels \(n, height, width\), got \(2, 3, 16, 24\) and \(1, 16, 24\)"),
-        (labels.to(torch.float32), TypeError, "labels must be integers"),
+        (labels.to(torch.float32), TypeError, "labels must be integers in a tensor, got torch.float32"),
+        (labels.numpy(), TypeError, "labels must be integers in a tensor, got ndarray"),
         (labels.clamp(max=3), ValueError, "labels must lie in 0 to 2 or be ignore_index=255, got 3"),
         (labels - 1, ValueError, "got -1|got 254"),
     ):

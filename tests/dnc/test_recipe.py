@@ -33,7 +33,18 @@ def test_a_recipe_survives_its_own_yaml(tmp_path):
         (["train.seed=99999999999999999999"], r"train\.seed must be less than 2\*\*63"),
         (["data.split_seed=9223372036854775808"], r"data\.split_seed must be less than"),
         (["head.n_subcentroid=3"], r"did you mean head\.n_subcentroids\?"),
-        (["train.epochs=many"], r"train\.epochs: Value 'many'"),
+        (["learning_rate=1"], r"unknown key learning_rate: there are name, .*, optim, train"),
+        (["train.epochs=many"], r"train\.epochs must be a whole number, got 'many'"),
+        (["train.epochs=2.5"], r"train\.epochs must be a whole number, got 2\.5"),
+        (["train.epochs.x=1"], r"train\.epochs must be a whole number, got \{'x': 1\}"),
+        (["head.kind="], r"head\.kind must be a word, got null"),
+        (["backbone.pretrained=maybe"], r"backbone\.pretrained must be true or false, got 'maybe'"),
+        (["optim.milestones=1,2"], r"optim\.milestones must be numbers in brackets, such as \[1,2\], got '1,2'"),
+        (["train.shares=3"], r"train\.shares must be numbers in brackets, such as \[1,2\], or null, got 3"),
+        (["data.mean={a: 1}"], r"data\.mean must be numbers in brackets"),
+        (["backbone.options=[1]"], r"backbone\.options must be keys with their values in braces"),
+        (["train.epochs=[1", "head.kind=linear"], r"the value of 'train\.epochs=\[1' cannot be read as YAML"),
+        (["train.epochs=${nothing}"], r"train\.epochs: Interpolation key 'nothing' not found"),
         (["train.epochs=0"], r"train\.epochs must be at least 1"),
         (["train.epochs"], "write key=value"),
         (["=3"], "write key=value"),
@@ -65,12 +76,17 @@ def test_mistakes_are_named(changes, message):
 
 
 def test_unknown_recipes_are_named_with_the_nearest(tmp_path):
-    with pytest.raises(RecipeError, match=r"no recipe 'digit', did you mean digits\?"):
+    with pytest.raises(RecipeError, match=r"no recipe 'digit', did you mean digits\? \(choose one of ade20k"):
         load_recipe("digit")
     with pytest.raises(RecipeError, match="cannot read recipe"):
         load_recipe(str(tmp_path / "none.yaml"))
     broken = tmp_path / "broken.yaml"
-    for content, message in ((b"a: [1,", "cannot be read"), (b"\xff\xfe", "cannot read recipe"), (b"# nothing", "is empty")):
+    for content, message in (
+        (b"a: [1,", "cannot be read"),
+        (b"\xff\xfe", "cannot read recipe"),
+        (b"# nothing", "is empty"),
+        (b"3", "has no keys"),
+    ):
         broken.write_bytes(content)
         with pytest.raises(RecipeError, match=message):
             load_recipe(str(broken))

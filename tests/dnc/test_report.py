@@ -1,4 +1,4 @@
-"""The report of a run: what it says, that all of it is text, where it may lie, and how it is in a browser."""
+"""The report of a run: what it says, that all of it is text, and where it may lie."""
 
 from __future__ import annotations
 
@@ -10,50 +10,19 @@ from urllib.parse import unquote, urlparse
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from otcluster.dnc import DNCHead, calibrate, evaluate, explain, load_recipe, load_run, measure, overview, report, train
+from otcluster.dnc import calibrate, evaluate, explain, load_recipe, load_run, measure, overview, report, train
 from otcluster.dnc.commands import app
 from otcluster.dnc.editing import add_class, remove_class
-from otcluster.dnc.evaluation import Evaluation
-from otcluster.dnc.explaining.map import angle_map
-from otcluster.dnc.explaining.report.choosing import choose, margins
-from otcluster.dnc.explaining.report.folder import file_name
-from otcluster.dnc.explaining.report.page import heat_words
-from otcluster.dnc.explaining.report.pictures import overlay, reduced
 from tests.dnc.conftest import listing, small, write_images
-from tests.dnc.pages import Page, read
-
-TAG, BREAKOUT = "<b onclick=alert(1)>&amp;", '"><img src=x onerror=alert(2)>'
+from tests.dnc.pages import BREAKOUT, TAG, Page, read
 
 
-@pytest.fixture(scope="module")
-def made(small_run, tmp_path_factory):
-    """The report of the small run."""
-    return report(load_run(small_run / "run"), tmp_path_factory.mktemp("report") / "report", n_test=4)
-
-
-@pytest.fixture(scope="module")
-def hostile(tmp_path_factory):
-    """The report of a run whose classes and files are called by HTML, and of a user's pictures, one of them broken."""
-    root = tmp_path_factory.mktemp("hostile")
-    for part, n in (("train", 6), ("test", 3)):
-        write_images(root / "images" / part, (TAG, BREAKOUT, "owl"), n=n)
-        (root / "images" / part / BREAKOUT / "000.png").rename(root / "images" / part / BREAKOUT / f"{BREAKOUT}.png")
-    train(small(root / "images", "data.image_size=64", "head.n_subcentroids=2"), root / "run")
-    mine = root / f"{BREAKOUT} ../<svg onload=alert(3)>.png".replace("/", "_")
-    Image.fromarray(np.full((40, 30, 3), 90, np.uint8)).save(mine)
-    broken = root / "<i>broken.png"
-    broken.write_bytes(b"none")
-    page = report(load_run(root / "run"), root / "report", images=[mine, broken], n_test=3)
-    return page, str(mine), str(broken)
-
-
-def test_all_of_a_report_is_what_the_model_computed(small_run, made):
+def test_all_of_a_report_is_what_the_model_computed(small_run, small_report):
     run = load_run(small_run / "run")
-    page, said = read(made)
+    page, said = read(small_report)
     model, test = overview(run), run.load_test()
     assert said["format"] == "otcluster report 1"
     assert said["model"] == json.loads(json.dumps(model.as_dict()))
@@ -82,8 +51,8 @@ def test_all_of_a_report_is_what_the_model_computed(small_run, made):
     assert len(said["explained"]) == len(page.of("article"))
 
 
-def test_the_page_says_what_the_data_say(made, hostile):
-    for path in (made, hostile[0]):
+def test_the_page_says_what_the_data_say(small_report, hostile_report):
+    for path in (small_report, hostile_report[0]):
         page, said = read(path)
         text = re.sub(r"\s+", " ", page.text)
         assert len(page.of("article")) == len(said["explained"])
@@ -143,14 +112,14 @@ def test_a_run_whose_subcentroids_are_images_says_so_and_whether_its_explanation
     assert all(f"{name} {value}" in text for name, value in rows.items())
 
 
-def test_a_report_is_whole_by_itself(made):
-    page, said = read(made)
-    files = {each.name for each in made.parent.iterdir()}
+def test_a_report_is_whole_by_itself(small_report):
+    page, said = read(small_report)
+    files = {each.name for each in small_report.parent.iterdir()}
     assert files == {"index.html", "report.json", *said["files"]}
     assert {"gallery.png", "map.png", "similarity.png", "confusion.png"} < files
     assert {each["file"] for each in said["explained"]} < files
     for name in said["files"]:
-        with Image.open(made.parent / name) as image:
+        with Image.open(small_report.parent / name) as image:
             image.load()
             assert min(image.size) > 80
     assert all(each["src"].startswith("data:image/") and each["alt"].strip() for each in page.of("img"))
@@ -162,11 +131,11 @@ def test_a_report_is_whole_by_itself(made):
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h\d", tag)]
     assert levels[0] == 1
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
-    assert made.stat().st_size < 400_000
+    assert small_report.stat().st_size < 400_000
 
 
-def test_names_that_are_html_are_shown_as_text(hostile):
-    path, mine, broken = hostile
+def test_names_that_are_html_are_shown_as_text(hostile_report):
+    path, mine, broken = hostile_report
     page, said = read(path)
     assert TAG in page.text
     assert BREAKOUT in page.text
@@ -181,29 +150,6 @@ def test_names_that_are_html_are_shown_as_text(hostile):
     assert not [name for _, attributes in page.tags for name in attributes if name == "style"]  # the policy would stop it
     assert all(re.fullmatch(r"[a-z]+|explained-\d{3}-[\w.-]+", name[:-4], re.ASCII) for name in said["files"])
     assert {each.name for each in path.parent.iterdir()} == {"index.html", "report.json", *said["files"]}
-
-
-def test_of_many_classes_the_matrix_names_what_each_is_mostly_taken_for(tmp_path, opened):
-    names = [f"class {at:02}" for at in range(61)]
-    write_images(tmp_path / "images" / "train", names, n=1)
-    write_images(tmp_path / "images" / "test", names, n=1, seed=1)
-    train(small(tmp_path / "images", "head.n_subcentroids=1"), tmp_path / "run")
-    path = report(load_run(tmp_path / "run"), tmp_path / "report", n_test=3)
-    page, said = read(path)
-    assert "Mostly taken for" in page.text
-    failures = [each for each in said["explained"] if each["group"] == "failure"]
-    assert len(failures) == 3
-    shown = opened(path)
-    for each in failures:
-        row = shown.locator(".sortable tbody tr").filter(has_text=each["true"]).filter(has_text=f"{each['class']} (1)")
-        assert row.locator("a").count() == 1
-    assert shown.evaluate("document.documentElement.scrollWidth <= innerWidth")
-
-
-def test_file_names_hold_no_path():
-    assert file_name(1, "../../etc/passwd") == "explained-001-etc-passwd.png"
-    assert file_name(12, "…/…") == "explained-012-image.png"
-    assert file_name(1, "a" * 300 + ".png") == f"explained-001-{'a' * 36}.png.png"
 
 
 def test_an_earlier_report_is_replaced_and_nothing_else_is(small_run, tmp_path):
@@ -334,152 +280,6 @@ def test_of_a_calibrated_run_it_says_what_the_model_does_not_know(small_run, tmp
     assert all(each["verdict"].startswith("cosine ") and each["verdict"] in page.text for each in unknown)
     assert "When it does not know" in page.text
     assert [each["title"] for each in data["facts"]] == ["The model", "When it does not know"]
-
-
-def test_all_kinds_of_failures_are_chosen_before_two_of_one_kind():
-    angles = torch.linspace(0, 1.9, 24)
-    features = torch.stack([angles.cos(), angles.sin()], dim=1)
-    head = DNCHead(2, n_classes=3, n_subcentroids=1, memory=0)
-    store = torch.tensor([[[1.0, 0.0]], [[0.6, 0.8]], [[0.0, 1.0]]])
-    head.store.centroids.copy_(store)
-    head.store.started.fill_(True)
-    logits = head(features)
-    said = logits.argmax(dim=1)
-    labels = said.clone()
-    labels[said == 0] = torch.tensor([1, 1, 1, 2] + [0] * (int((said == 0).sum()) - 4))
-    labels[20] = 0
-    found = Evaluation(features, logits, labels, torch.arange(24))
-    best = (features @ store[:, 0].T).sort(dim=1, descending=True).values
-    torch.testing.assert_close(margins(features, head), best[:, 0] - best[:, 1])
-    three, all_of_them = choose(found, head, 3), choose(found, head, 100)
-    assert (three.n_failures, three.n_kinds) == (5, 3)
-    assert {(int(labels[row]), int(said[row])) for row in three.failures} == {(1, 0), (2, 0), (0, int(said[20]))}
-    assert three.failures[0] == 0  # of the most frequent kind, the one that it was surest of
-    assert sorted(all_of_them.failures) == torch.nonzero(labels != said).flatten().tolist()
-    assert not {*all_of_them.close} & {*all_of_them.sure}
-    assert {int(said[row]) for row in three.close} <= {0, 1, 2}
-    right = [row for row in range(24) if labels[row] == said[row]]
-    assert three.close == (min(right, key=lambda row: float(margins(features, head)[row])),)
-    assert choose(Evaluation(features[:0], logits[:0], labels[:0], labels[:0]), head, 3).n_failures == 0
-
-
-def test_a_map_keeps_what_a_plane_can_keep_and_says_how_much():
-    angle = torch.tensor([0.0, 0.3, 0.7, 1.2], dtype=torch.float64)
-    line, kept = angle_map((angle[:, None] - angle).cos())
-    assert kept == pytest.approx(1)
-    torch.testing.assert_close(torch.cdist(line, line), (angle[:, None] - angle).abs(), atol=1e-4, rtol=0)
-    points = torch.nn.functional.normalize(torch.randn(30, 8, generator=torch.Generator().manual_seed(0)).double(), dim=1)
-    places, kept = angle_map(points @ points.T)
-    rows, columns = np.triu_indices(30, 1)
-    angles = torch.arccos((points @ points.T).clamp(-1, 1))[rows, columns]
-    assert kept == pytest.approx(np.corrcoef(angles, (places[rows] - places[columns]).norm(dim=1))[0, 1])
-    assert 0.3 < kept < 1
-    assert torch.equal(places, angle_map(points @ points.T)[0])
-    assert angle_map(torch.ones(1, 1))[1] is None
-    assert angle_map(torch.ones(5, 5))[0].abs().max() == 0
-    with pytest.raises(ValueError, match=r"cosines must have shape \(m, m\), got \(2, 3\)"):
-        angle_map(torch.ones(2, 3))
-
-
-def test_heat_lies_over_the_places_that_it_is_of():
-    heat = torch.tensor([[0.0, 0.4], [-0.1, 0.0]])
-    found = np.asarray(overlay(Image.new("RGB", (10, 10), "white"), heat)).astype(int)
-    half = found.shape[0] // 2
-    still, strong, against = found[2, 2], found[2, half + 2], found[half + 2, 2]
-    assert set(still) == {255}
-    assert strong[0] > strong[1] > strong[2]  # orange
-    assert against[2] > against[1]  # violet
-    assert against.sum() > strong.sum()  # and paler
-    assert heat_words(heat.tolist())["least"]["row"] == 2
-
-
-def test_pictures_tell_nothing_else_of_their_files(tmp_path):
-    exif = Image.Exif()
-    exif[0x010E] = "where I live"
-    Image.new("RGB", (300, 200), "red").save(tmp_path / "mine.jpg", exif=exif)
-    with Image.open(tmp_path / "mine.jpg") as image:
-        plain = reduced(image)
-    assert plain.size == (224, 149)
-    assert not plain.info
-    assert not plain.getexif()
-
-
-def test_a_browser_shows_all_pictures_and_asks_no_network(made, hostile, opened):
-    for path in (made, hostile[0]):
-        page = opened(path)
-        assert page.locator("img").count() > 10
-        assert page.evaluate("[...document.images].every((each) => each.complete && each.naturalWidth > 0)")
-        assert page.evaluate("document.querySelectorAll('h1').length") == 1
-    assert {TAG, BREAKOUT, "owl"} == set(page.locator("section.class h3").all_inner_texts())
-    assert page.evaluate("document.querySelector('.swatch.for').getBoundingClientRect().width") > 5  # styles are allowed
-
-
-def test_the_confusion_matrix_is_sorted_by_click_and_by_key(made, opened):
-    page = opened(made)
-
-    def column(at):
-        return page.evaluate(f"[...document.querySelectorAll('.sortable tbody tr')].map((row) => row.cells[{at}].textContent)")
-
-    heads = page.locator(".sortable thead th[aria-sort]")
-    before = column(0)
-    assert before == ["cat", "dog", "owl"]
-    heads.nth(0).locator("button").click()
-    assert (column(0), heads.nth(0).get_attribute("aria-sort")) == (before, "ascending")
-    heads.nth(0).locator("button").click()
-    assert (column(0), heads.nth(0).get_attribute("aria-sort")) == (before[::-1], "descending")
-    heads.nth(2).locator("button").focus()
-    page.keyboard.press("Enter")
-    shares = [float(text.rstrip("%")) for text in column(2)]
-    assert shares == sorted(shares, reverse=True)
-    assert [heads.nth(at).get_attribute("aria-sort") for at in range(3)] == ["none", "none", "descending"]
-    page.keyboard.press("Space")
-    assert [float(text.rstrip("%")) for text in column(2)] == sorted(shares)
-    page.keyboard.press("Tab")  # to the next column
-    page.keyboard.press("Enter")
-    counts = [int(text or 0) for text in column(3)]
-    assert counts == sorted(counts, reverse=True)
-    assert heads.nth(3).get_attribute("aria-sort") == "descending"
-    assert page.inner_text("#sorted").endswith("descending")
-
-
-def test_classes_are_looked_for_and_keys_reach_the_content(made, opened):
-    page = opened(made)
-    page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.className") == "skip"
-    page.keyboard.press("Enter")
-    assert page.evaluate("document.activeElement.id") == "main"
-    page.fill("#filter", "OW")
-    assert page.locator("section.class:visible h3").all_inner_texts() == ["owl"]
-    assert page.inner_text("#filtered") == "1 of 3 classes"
-    page.fill("#filter", "")
-    assert page.locator("section.class:visible").count() == 3
-
-
-def test_a_number_in_the_matrix_leads_to_its_failure(made, opened):
-    _, said = read(made)
-    failures = [each for each in said["explained"] if each["group"] == "failure"]
-    assert failures
-    page = opened(made)
-    links = page.locator(".sortable td a")
-    assert links.count() == len({(each["true"], each["class"]) for each in failures})
-    links.nth(0).focus()
-    page.keyboard.press("Enter")
-    assert page.locator("article:target").inner_text().startswith("✗ wrong")
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_shows_it_without_scrolling_sideways(made, hostile, opened, scheme):
-    for path in (made, hostile[0]):
-        page = opened(path, viewport={"width": 360, "height": 740}, color_scheme=scheme)
-        assert page.evaluate("document.documentElement.scrollWidth") <= 360
-        bright = page.evaluate("getComputedStyle(document.documentElement).backgroundColor") == "rgb(255, 255, 255)"
-        assert bright == (scheme == "light")
-
-
-def test_it_can_be_read_without_scripts(made, opened):
-    page = opened(made, java_script_enabled=False)
-    assert page.locator("article").first.is_visible()
-    assert not page.locator(".filter").is_visible()
 
 
 def test_the_digits_have_a_report(tmp_path):

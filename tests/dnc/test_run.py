@@ -10,7 +10,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from otcluster.dnc import evaluate, load_run, predict, tasks, train
+from otcluster.dnc import DNCHead, evaluate, load_run, predict, tasks, train
+from otcluster.dnc.counts import warn_of_late_classes
 from otcluster.dnc.data import load_data
 from otcluster.dnc.errors import DataError, RecipeError
 from otcluster.dnc.figures import draw_curves, draw_subcentroids
@@ -30,7 +31,7 @@ def copy(small_run, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["backbone.name=resnt18"], r"timm has no model 'resnt18'"),
+        (["backbone.name=resnt18"], r"timm has no model 'resnt18', did you mean resnet18\?"),
         (["backbone.name=vit_tiny_patch16_224"], r"vit_tiny_patch16_224 cannot be used .*data\.image_size=16"),
         (["train.accelerator=cpu", "train.precision=16-mixed"], r"16-mixed needs a GPU.*pass bf16-mixed"),
         pytest.param(
@@ -187,6 +188,9 @@ def test_classes_that_never_start_are_warned_of(image_folder, tmp_path, caplog):
     train(small(image_folder, "head.n_subcentroids=9", "memory.capacity=0"), tmp_path / "run")
     assert "3 of 3 classes have no sub-centroids from data yet (cat, dog, owl)" in caplog.text
     assert caplog.text.count("sub-centroids from data") == 1
+    assert "never were 9 images of one at hand at once; add images of them, raise memory.capacity" in caplog.text
+    warn_of_late_classes(DNCHead(2, 2), ["sky", "road"], "labelled pixels")
+    assert "(sky, road): never were 4 labelled pixels of one" in caplog.text
 
 
 def test_a_models_own_classes_label_other_folders(copy, tmp_path):
@@ -196,3 +200,10 @@ def test_a_models_own_classes_label_other_folders(copy, tmp_path):
     assert run.recipe.data.dir == str(tmp_path / "new")
     assert run.load_test().labels.tolist() == [2, 2]
     assert replace(run.recipe, data=replace(run.recipe.data, dir=None)) == small(None)
+
+
+def test_a_last_step_that_spoils_the_model_is_no_result(image_folder, tmp_path):
+    spoilt = small(image_folder, "data.batch_size=36", "optim.name=sgd", "optim.lr=1e38")  # one step, from a finite loss
+    with pytest.raises(RunError, match=r"the logits of test images are NaN: train with a lower optim\.lr, into a new --out"):
+        train(spoilt, tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.json").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -76,6 +77,12 @@ def test_predicting_leaves_modes_statistics_and_gradients_alone():
         ([], TypeError, "at least one"),
         ("cat.png", TypeError, "must be tensors or pictures of PIL, got str"),
         (3, TypeError, "a tensor, a picture of PIL or a sequence"),
+        (np.zeros((2, 1, 2, 2)), TypeError, "at least one, got ndarray$"),
+        (
+            [torch.zeros(1, 2, 2)] * 2 + [torch.zeros(1, 2, 4)],
+            ValueError,
+            r"of one shape, got \(1, 2, 2\) at 0 and \(1, 2, 4\) at 2",
+        ),
     ],
 )
 def test_what_is_no_image_is_refused(images, error, message):

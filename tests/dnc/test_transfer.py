@@ -377,3 +377,11 @@ def test_digits_that_were_removed_are_left_out_of_the_test_and_the_others_keep_t
         str(label) for label in whole.labels.tolist() if label != 3
     ]
     assert evaluate(less.model, test, less.recipe.data).metrics(less.classes)["images"] == len(kept)
+
+
+@pytest.mark.parametrize("name", ["", " ", 7])
+def test_a_class_without_a_name_is_refused(name):
+    model = Classifier(torch.nn.Flatten(), DNCHead(4, n_classes=2))
+    with pytest.raises(ValueError, match="name must be a text that is not empty, got"):
+        model.add_class(torch.rand(3, 4), name)
+    assert model.classes is None

@@ -43,7 +43,9 @@ def ablate_command(
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds.")] = 3,
     splits: Annotated[int, typer.Option("--splits", min=1, help="How many ways of holding out test images.")] = 1,
     data: Annotated[str | None, typer.Option("--data", metavar="DIR", help="Folder of the images.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where runs and tables go.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where runs and tables go. Default: runs/ablate-RECIPE.")
+    ] = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="How many runs at once, each in a process of its own.")] = 1,
     report: Annotated[bool, typer.Option("--report", help="Train nothing: tables of what is finished.")] = False,
 ) -> None:

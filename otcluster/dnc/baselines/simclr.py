@@ -55,7 +55,7 @@ class SimCLRHead(DNCHead):
         width = check_whole("projection_dim", projection_dim, 1)
         self.projector = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, width))
         # With one partner for each view it is NT-Xent, for which that library's NTXentLoss takes memory for n^3 numbers.
-        self.contrast = SupConLoss(temperature=check_temperature(contrast), reducer=MeanReducer())
+        self.contrast = SupConLoss(temperature=check_temperature(contrast, "contrast"), reducer=MeanReducer())
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits, (n, n_classes), of features (n, dim), to which no gradient goes back.

@@ -33,15 +33,16 @@ def read_labels(path: Path, n_classes: int, table: Mapping[int, int] | None = No
     """
     try:
         with Image.open(path) as image:
-            image.load()
-            if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):
-                raise DataError(
-                    f"{path} is a picture of mode {image.mode}, and labels are whole numbers: save the map as grey (or with a "
-                    "palette), a class for each value"
-                )
-            values = np.asarray(image).astype(np.int64)
+            mode, values = image.mode, np.asarray(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read as a map of labels: {error}") from None
+        why = getattr(error, "strerror", None) or error  # the name is said already
+        raise DataError(f"{path} cannot be read as a map of labels: {why}") from None
+    if mode not in ("P", "L", "1") and not mode.startswith("I"):
+        raise DataError(
+            f"{path} is a picture of mode {mode}, and labels are whole numbers: save the map as grey (or with a palette), a "
+            "class for each value"
+        )
+    values = values.astype(np.int64)
     known = {label: label for label in range(n_classes)} | {IGNORE: IGNORE} if table is None else dict(table)
     there = np.unique(values)
     unknown = [value for value in there.tolist() if value not in known]

@@ -9,10 +9,12 @@ import timm
 from torch import Tensor, nn
 
 from otcluster.checks import check_whole
+from otcluster.dnc.recipe import nearest_name
+from otcluster.dnc.recipe_values import LEAST_SIDE
 
 NetworkName = Literal["fcn", "deeplabv3", "upernet"]
 
-_DEEPEST = 32  # pixels of an image for one of the last features of an encoder that is not dilated
+_DEEPEST = LEAST_SIDE  # pixels of an image for one of the last features of an encoder that is not dilated
 # Of DeepLabV3, by the output stride: with half the stride a rate spans half the pixels.
 _RATES = {8: (12, 24, 36), 16: (6, 12, 18)}
 
@@ -171,9 +173,7 @@ def build_network(
     except ImportError as error:
         raise ImportError("networks for pixels need segmentation-models-pytorch: pip install 'otcluster[dnc]'") from error
     if not timm.is_model(encoder):
-        near = timm.list_models(f"*{encoder.split('_')[0][:6]}*")[:5]
-        hint = f", did you mean {', '.join(near)}?" if near else ""
-        raise ValueError(f"encoder: timm has no model {encoder!r}{hint}")
+        raise ValueError(f"encoder: timm has no model {encoder!r}{nearest_name(encoder, timm.list_models())}")
     # Windows of any image, shifted in every second layer of all stages, as where Swin was made for segmentation.
     swin = {"strict_img_size": False, "always_partition": True} if encoder.startswith("swin") else {}
     more = {**swin, **(options or {}), "in_channels": in_channels}

@@ -291,8 +291,9 @@ class Segmenter(nn.Module):
 
     def _checked(self, labels: Tensor) -> Tensor:
         """Labels as int64, each of which is a class or ``ignore_index``."""
-        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-            raise TypeError(f"labels must be integers, got {labels.dtype}")
+        if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+            got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+            raise TypeError(f"labels must be integers in a tensor, got {got}")
         labels = labels.to(torch.int64)
         wrong = ((labels < 0) | (labels >= self.n_classes)) & (labels != self.ignore_index)
         if bool(wrong.any()):
