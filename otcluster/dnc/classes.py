@@ -141,6 +141,11 @@ def need_cosines(head: nn.Module, what: str) -> DNCHead:
     return found
 
 
+def shows_cosines(head: nn.Module) -> bool:
+    """Whether :func:`need_cosines` takes a head."""
+    return isinstance(head, DNCHead) and not isinstance(head.scaling, ScoreNorm) and head.store.metric == "cosine"
+
+
 def _set_store(head: DNCHead, kept: list[int], is_open: Tensor) -> None:
     """A store for classes with the sub-centroids ``is_open``, the first of which are the ``kept`` ones of the store before.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageFont
+from torch import Tensor
 
-from otcluster.dnc.data import Split
-from otcluster.dnc.typical import TypicalImages
 from otcluster.runs.files import replaced
+
+Pictures = Callable[[int, int, int], list[Image.Image]]
+"""Some pictures of a class and a sub-centroid of it, at most so many."""
 
 _SHOWN = 6
 _SIDE = 32
@@ -45,10 +48,18 @@ def draw_curves(history: list[dict[str, Any]], path: Path, title: str, measure: 
     _save(figure, path)
 
 
-def draw_subcentroids(typical: TypicalImages, split: Split, classes: list[str], path: Path) -> None:
-    """A row for each class, a column for each sub-centroid that owns images, and in each cell the training images nearest."""
+def draw_subcentroids(pictures: Pictures, sizes: Tensor, classes: list[str], path: Path, what: str = "Training images") -> None:
+    """A row for each class, a column for each sub-centroid that owns something, and in each cell what is nearest to it.
+
+    Args:
+        pictures: Those of a class and a sub-centroid, the nearest first, and as many as are asked for at most.
+        sizes: What each sub-centroid owns, (n_classes, n_subcentroids).
+        classes: Names of the classes.
+        path: Where the picture goes.
+        what: For the title.
+    """
     shown = min(len(classes), _CLASSES_SHOWN)
-    slots = np.flatnonzero(typical.sizes.sum(dim=0).numpy()).tolist()
+    slots = np.flatnonzero(sizes.sum(dim=0).numpy()).tolist()
     height, width = _SIDE + _GAP, _SHOWN * (_SIDE + 1) + _GAP
     sheet = np.full((shown * height, max(len(slots), 1) * width, 3), 255, dtype=np.uint8)
     figure = Figure(figsize=(1.2 + 2.6 * len(slots), 0.6 + 0.46 * shown), layout="constrained")
@@ -57,11 +68,10 @@ def draw_subcentroids(typical: TypicalImages, split: Split, classes: list[str], 
     for label in range(shown):
         for column, subcentroid in enumerate(slots):
             top, left = label * height, column * width
-            at = typical.of(label, subcentroid)[:_SHOWN].tolist()
-            strip = _strip([split.read(int(typical.indices[position])) for position in at])
+            strip = _strip(pictures(label, subcentroid, _SHOWN))
             sheet[top : top + strip.shape[0], left : left + strip.shape[1]] = strip
             axes.text(
-                left + width - _GAP - 3, top + _SIDE - 3, f"{int(typical.sizes[label, subcentroid])}", ha="right", va="bottom",
+                left + width - _GAP - 3, top + _SIDE - 3, f"{int(sizes[label, subcentroid])}", ha="right", va="bottom",
                 fontsize=7, color="white", bbox={"facecolor": "black", "alpha": 0.6, "pad": 1, "linewidth": 0},
             )  # fmt: skip
     axes.imshow(sheet)
@@ -73,7 +83,7 @@ def draw_subcentroids(typical: TypicalImages, split: Split, classes: list[str], 
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
     rest = f" (the first {shown} of {len(classes)} classes)" if shown < len(classes) else ""
-    figure.suptitle(f"Training images nearest to each sub-centroid, and how many it owns{rest}", fontsize=10)
+    figure.suptitle(f"{what} nearest to each sub-centroid, and how many it owns{rest}", fontsize=10)
     _save(figure, path)
 
 

@@ -35,7 +35,7 @@ def write_pictures(
     draw_curves(history, files.curves, recipe.name)
     if not isinstance(model.head, DNCHead):
         return None
-    draw_subcentroids(typical, data.train, data.classes, files.subcentroids)
+    draw_subcentroids(typical.pictures(data.train), typical.sizes, data.classes, files.subcentroids)
     return of_images(model.head, typical.sizes)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -45,6 +46,14 @@ class TypicalImages:
     def of(self, label: int, subcentroid: int) -> Tensor:
         """Positions of the images of one sub-centroid, the nearest first."""
         return torch.nonzero((self.classes == label) & (self.subcentroids == subcentroid)).flatten()
+
+    def pictures(self, split: Split) -> Callable[[int, int, int], list[Image.Image]]:
+        """What reads, of the images of a class and a sub-centroid, the nearest ones, at most so many."""
+
+        def nearest(label: int, subcentroid: int, most: int) -> list[Image.Image]:
+            return [split.read(int(self.indices[position])) for position in self.of(label, subcentroid)[:most].tolist()]
+
+        return nearest
 
     def anchor(self, label: int, subcentroid: int) -> int | None:
         """Position of the image that a sub-centroid is; None where it is none."""

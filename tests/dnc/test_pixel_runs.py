@@ -38,11 +38,12 @@ def test_blocks_are_learnt_and_everything_is_left_behind(run):
     assert set(metrics["test"]["per_class"]) == {"red", "green", "blue"}
     assert metrics["subcentroids"]["cosine_mean"] < 0.999
     assert {path.name for path in (run / "run").iterdir()} == {
-        "recipe.yaml", "metrics.json", "history.csv", "curves.png", "predictions.png", "checkpoints",
+        "recipe.yaml", "metrics.json", "history.csv", "curves.png", "subcentroids.png", "predictions.png", "checkpoints",
     }  # fmt: skip
     assert (run / "run" / "history.csv").read_text().splitlines()[0].count("test_mean_iou") == 1
-    with Image.open(run / "run" / "predictions.png") as sheet:
-        assert np.asarray(sheet).std() > 20
+    for name in ("predictions.png", "subcentroids.png"):
+        with Image.open(run / "run" / name) as sheet:
+            assert np.asarray(sheet).std() > 20, name
 
 
 def test_eval_and_predict_by_the_command_line(run, tmp_path):
@@ -157,6 +158,16 @@ def test_crops_without_a_label_and_classes_that_never_occur_are_survived(folders
         save(np.full((48, 64), IGNORE if int(path.stem) % 2 else 0, np.uint8), path)
     metrics = train(recipe(folders, "train.epochs=1"), tmp_path / "run")
     assert 0 <= metrics["test"]["pixel_accuracy"] <= 1
+
+
+@pytest.mark.parametrize("head", ["dnc", "linear"])
+def test_a_last_step_that_spoils_the_model_is_no_result(folders, tmp_path, head):
+    spoilt = recipe(
+        folders, "train.epochs=1", "data.batch_size=64", "optim.lr=1e38", "optim.warmup_epochs=0", f"head.kind={head}"
+    )
+    with pytest.raises(RunError, match=r"the logits of .* are NaN: train with a lower optim\.lr, into a new --out"):
+        train(spoilt, tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.json").exists()
 
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if load_recipe(name).of_pixels])

@@ -179,7 +179,7 @@ def test_any_class_name_is_drawn_as_it_is(copy, tmp_path):
     run = load_run(copy[0])
     names = ["$^$", "a$x_{$b", r"\frac{"]
     typical = TypicalImages.load(run.files)
-    draw_subcentroids(typical, run.load_data().train, names, tmp_path / "a.png")
+    draw_subcentroids(typical.pictures(run.load_data().train), typical.sizes, names, tmp_path / "a.png")
     draw_curves([{"epoch": 1, "train_loss": 1.0, "train_accuracy": 0.5, "test_accuracy": 0.5}], tmp_path / "b.png", names[0])
     assert {path.name for path in tmp_path.glob("*.png")} == {"a.png", "b.png"}
 

@@ -14,6 +14,7 @@ from otcluster.dnc.errors import DataError
 from otcluster.dnc.pixels.conversion import PixelConversion
 from otcluster.dnc.pixels.labels import IGNORE
 from otcluster.dnc.pixels.layouts import PixelSplit
+from otcluster.runs.errors import RunError
 
 _AT_ONCE = 1 << 26  # shares of classes at pixels
 
@@ -175,6 +176,7 @@ def evaluate_pixels(
 
     Raises:
         DataError: An image or map cannot be read, and is not skipped; or none of several can.
+        RunError: The model gives NaN.
     """
     # Who has other images adds what is found, or has none and does not wait: torchmetrics would ask all ranks.
     how, matrix = inference or Inference(), MulticlassConfusionMatrix(n_classes, ignore_index=IGNORE, sync_on_compute=False)
@@ -182,10 +184,12 @@ def evaluate_pixels(
     chosen = range(len(split)) if indices is None else indices
     for names, images, labels in _alike(split, plain, chosen, broken, n_classes, batch_size):
         try:
-            found = how.shares(logits, images.to(device, dtype), (labels.shape[1], labels.shape[2])).argmax(dim=1).cpu()
+            shares = how.shares(logits, images.to(device, dtype), (labels.shape[1], labels.shape[2]))
         except ValueError as error:  # too small for the network, say
             raise DataError(f"{names[0]} cannot be classified: {error}") from None
-        matrix.update(found.flatten(1), labels.flatten(1))
+        if bool(shares.isnan().any()):
+            raise RunError(f"the logits of {names[0]} are NaN: train with a lower optim.lr, into a new --out")
+        matrix.update(shares.argmax(dim=1).cpu().flatten(1), labels.flatten(1))
         n_images += len(names)
         if after_batch is not None:
             after_batch()

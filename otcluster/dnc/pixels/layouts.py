@@ -54,6 +54,10 @@ class PixelSplit:
     def __len__(self) -> int:
         return len(self.names)
 
+    def spaced(self, most: int) -> list[int]:
+        """At most so many of the images, at equal distances in their order."""
+        return [int(at) for at in np.unique(np.linspace(0, len(self) - 1, most).round())]
+
     def subset(self, indices: Sequence[int]) -> PixelSplit:
         """The images at ``indices``, in that order."""
         kept = [int(index) for index in indices]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -178,14 +178,21 @@ def ownership(run: PixelRun, split: PixelSplit, *, after_image: Callable[[], Non
     return Ownership(counts.view(n, k, n), indices, accuracies)
 
 
-def readable(run: PixelRun, split: PixelSplit) -> Iterator[tuple[int, Image.Image, LabelMap]]:
+def readable(
+    run: PixelRun, split: PixelSplit, indices: Sequence[int] | None = None
+) -> Iterator[tuple[int, Image.Image, LabelMap]]:
     """The images of a split, each with its index and its map; what cannot be read is left out where the recipe skips it.
+
+    Args:
+        run: Whose.
+        split: Its images.
+        indices: Which of them. Default: all.
 
     Raises:
         DataError: One cannot be read, and is not skipped; or none of several can.
     """
     n_read = 0
-    for index in range(len(split)):
+    for index in range(len(split)) if indices is None else indices:
         try:
             picture, labels = split.read(index)
         except DataError:

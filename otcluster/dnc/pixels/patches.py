@@ -14,6 +14,7 @@ from otcluster.checks import check_whole
 from otcluster.dnc.classes import need_cosines
 from otcluster.dnc.head import DNCHead
 from otcluster.dnc.pixels.labels import IGNORE
+from otcluster.dnc.pixels.layouts import PixelSplit
 from otcluster.dnc.pixels.owners import features_of, readable
 from otcluster.dnc.pixels.runs import PixelRun
 from otcluster.dnc.pixels.sampling import grid_labels, middles
@@ -75,6 +76,14 @@ class TypicalPatches:
         """Those of one sub-centroid, the nearest first."""
         return self.patches[label][subcentroid]
 
+    def pictures(self, split: PixelSplit) -> Callable[[int, int, int], list[Image.Image]]:
+        """What cuts, of the places of a class and a sub-centroid, the nearest ones, at most so many, out of their images."""
+
+        def nearest(label: int, subcentroid: int, most: int) -> list[Image.Image]:
+            return [patch.cut(split.read(patch.image)[0]) for patch in self.of(label, subcentroid)[:most]]
+
+        return nearest
+
     def names(self, label: int, subcentroid: int) -> list[str]:
         """The images that these are in."""
         return [patch.name for patch in self.of(label, subcentroid)]
@@ -82,7 +91,12 @@ class TypicalPatches:
 
 @torch.no_grad()
 def typical_patches(
-    run: PixelRun, *, n: int = 6, side: int | None = None, after_image: Callable[[], None] | None = None
+    run: PixelRun,
+    *,
+    n: int = 6,
+    side: int | None = None,
+    n_images: int | None = None,
+    after_image: Callable[[], None] | None = None,
 ) -> TypicalPatches:
     """Find what each sub-centroid stands for: the training pixels of its class whose features are nearest to it.
 
@@ -95,6 +109,7 @@ def typical_patches(
         n: How many places of each sub-centroid, at most, one an image.
         side: How wide and high patches are, in pixels of the image. Default: 96, or half the longer side of an image where
             that is less.
+        n_images: How many of the training images are looked at, at equal distances in their order. Default: all.
         after_image: Called after each image.
 
     Returns:
@@ -131,13 +146,14 @@ def typical_patches(
     head = need_cosines(run.model.head, "patches are found")
     n, side = check_whole("n", n, 1), None if side is None else check_whole("side", side, 1)
     split = run.load_data().train
+    some = None if n_images is None else split.spaced(check_whole("n_images", n_images, 1))
     device, dtype = head.subcentroids.device, head.subcentroids.dtype
     shape = head.subcentroids.shape[:2]
     best = torch.full((*shape, n), -torch.inf, dtype=dtype, device=device)
     places = torch.zeros((*shape, n, 5), dtype=torch.int64, device=device)
     sizes = torch.zeros(shape[0] * shape[1], dtype=torch.int64, device=device)
-    n_images = 0
-    for index, picture, true in readable(run, split):
+    n_read = 0
+    for index, picture, true in readable(run, split, some):
         features = features_of(run, picture, split.names[index])
         grid = (features.shape[2], features.shape[3])
         labels = grid_labels(torch.from_numpy(true)[None].to(torch.int64), grid).flatten().to(device)
@@ -150,7 +166,7 @@ def typical_patches(
         place = torch.stack([rows[where // grid[1]], columns[where % grid[1]]], dim=-1)
         told = torch.tensor([index, *true.shape], device=device).expand(*shape, 3)
         best, places = _merged(best, places, value, torch.cat([told, place], dim=-1))
-        n_images += 1
+        n_read += 1
         if after_image is not None:
             after_image()
     found = zip(best.tolist(), places.tolist(), strict=True)
@@ -163,7 +179,7 @@ def typical_patches(
             for of_class in found
         ),
         sizes.view(shape).cpu(),
-        n_images,
+        n_read,
     )
 
 

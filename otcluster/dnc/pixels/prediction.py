@@ -88,9 +88,8 @@ def predict_pictures(
 
 def draw_examples(model: Segmenter, data: PixelData, convert: PixelConversion, inference: Inference, path: Path) -> None:
     """Some test images: as they are, under their labels, and under what the model says."""
-    chosen = np.unique(np.linspace(0, len(data.test) - 1, _EXAMPLES).round().astype(int))
     rows = []
-    for at in chosen.tolist():
+    for at in data.test.spaced(_EXAMPLES):
         try:
             picture, labels = data.test.read(at)
         except DataError:  # the evaluation has named it

@@ -10,22 +10,26 @@ import torch
 from torch import Tensor, nn
 
 from otcluster.distributed import TorchReducer
+from otcluster.dnc.classes import shows_cosines
 from otcluster.dnc.distinctness import numbers_found, of_usage
 from otcluster.dnc.errors import DataError
-from otcluster.dnc.figures import draw_curves
+from otcluster.dnc.figures import draw_curves, draw_subcentroids
 from otcluster.dnc.head import DNCHead
 from otcluster.dnc.pixels.conversion import pixel_batches
 from otcluster.dnc.pixels.evaluation import PixelEvaluation, evaluate_pixels
 from otcluster.dnc.pixels.labels import IGNORE
 from otcluster.dnc.pixels.layouts import PixelData
+from otcluster.dnc.pixels.patches import typical_patches
 from otcluster.dnc.pixels.prediction import draw_examples
-from otcluster.dnc.pixels.runs import build_segmenter, conversion_of, inference_of, load_images
+from otcluster.dnc.pixels.runs import PixelRun, build_segmenter, conversion_of, inference_of, load_images
 from otcluster.dnc.pixels.segmenter import Segmenter
 from otcluster.dnc.ranks import Ranks
 from otcluster.dnc.recipe import Recipe
 from otcluster.dnc.run import RunFiles
 from otcluster.dnc.tasks import Ended, Learnt
 from otcluster.runs.files import write_text
+
+_PATCHES, _LOOKED_AT = 6, 200  # for the picture of sub-centroids: places of each, and training images
 
 
 class PixelTask:
@@ -143,6 +147,11 @@ class PixelTask:
         def write() -> dict[str, Any]:
             done = ended()
             draw_curves(done.history, files.curves, recipe.name, self.measure)
+            if shows_cosines(model.head):
+                run = PixelRun(files, recipe, data.classes, data.palette, model)
+                found = typical_patches(run, n=_PATCHES, n_images=_LOOKED_AT)
+                pictures = found.pictures(data.train)
+                draw_subcentroids(pictures, found.sizes, data.classes, files.subcentroids, "Training pixels")
             draw_examples(model, data, self.convert, self.inference, files.root / "predictions.png")
             metrics: dict[str, Any] = {
                 "test": test.metrics(data.classes),
