@@ -43,6 +43,9 @@ class TorchOps(GenericOps):
     def owns(self, array: Array) -> bool:
         return isinstance(array, torch.Tensor)
 
+    def device_of(self, array: Array) -> Any:
+        return array.device
+
     def asarray(self, values: Any, dtype: Any = None) -> Array:
         return torch.as_tensor(values, dtype=dtype, device=self.device)
 
