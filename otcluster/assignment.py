@@ -258,7 +258,9 @@ class EntropicAssignment(Assignment):
     @property
     def marginal_error(self) -> Array:
         if self._error is None:
-            self._error = passes.column_error(self.problem, self._g, *self._columns(), self.epsilon)
+            columns, lost = self._columns()
+            with self.problem.ops.quiet():
+                self._error = passes.column_error(self.problem, self._g, columns, lost, self.epsilon)
         return self._per_problem(self._error)
 
     @property
