@@ -9,7 +9,6 @@ from typing import Any
 
 from otcluster import labelling, passes
 from otcluster._ops.generic import Array
-from otcluster._ops.lazy import lazy
 from otcluster.balancing.problems import rounded_labels
 from otcluster.feasibility import is_infeasible
 from otcluster.gradients import Answer, Gradient
@@ -51,7 +50,7 @@ class Assignment(ABC):
         self.solver = solver
         self._g, self._n_iter = g, n_iter
 
-    @lazy
+    @property
     def n_iter(self) -> Array:
         """Rounds done, one number per problem."""
         ops, rounds = self.problem.ops, self._n_iter
@@ -259,7 +258,9 @@ class EntropicAssignment(Assignment):
     @property
     def marginal_error(self) -> Array:
         if self._error is None:
-            self._error = passes.column_error(self.problem, self._g, *self._columns(), self.epsilon)
+            columns, lost = self._columns()
+            with self.problem.ops.quiet():
+                self._error = passes.column_error(self.problem, self._g, columns, lost, self.epsilon)
         return self._per_problem(self._error)
 
     @property

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from otcluster._ops.generic import Array
+from otcluster._ops.generic import Array, dtype_name
 from otcluster._ops.lazy import lazy
 from otcluster.scores import DenseScores
 
@@ -226,8 +226,9 @@ def _check_scale(problem: Problem, lightest: float, heaviest: float) -> None:
     limit = 1e100 if problem.dtype == problem.ops.xp.float64 else 1e15
     if heaviest > limit or lightest < 1 / limit:
         raise ValueError(
-            f"the largest sample_mass of a problem must lie between {1 / limit:.0e} and {limit:.0e} in {problem.dtype}, got "
-            f"{heaviest if heaviest > limit else lightest}: scale sample_mass, and cluster_mass with it"
+            f"the largest sample_mass of a problem must lie between {1 / limit:.0e} and {limit:.0e} in "
+            f"{dtype_name(problem.dtype)}, got {heaviest if heaviest > limit else lightest}: scale sample_mass, "
+            "and cluster_mass with it"
         )
 
 

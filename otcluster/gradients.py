@@ -7,7 +7,6 @@ those rounds made of the scores, and the rounds are gone through backwards.
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -114,7 +113,7 @@ class UnrolledGradient(Gradient):
         at_answer = answer.g, xp.zeros_like(answer.g)
         if answer.start is not None:
             return Chain(at_answer, rounds)
-        strict = copy.copy(problem)  # the first half-round is a share of that of a strict side
+        strict = problem.copied()  # the first half-round is a share of that of a strict side
         strict._set(cluster_side=None)
         return Chain(at_answer, rounds, (half_rounds.first_potential(strict, epsilon), pull * at_potential))
 

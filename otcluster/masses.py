@@ -75,8 +75,13 @@ class RelaxedKL:
         """
         pull = self.pull(xp, clusters, epsilon)
         open_ = clusters > 0
-        columns = xp.clip(columns, float(xp.finfo(columns.dtype).smallest_normal), None)
-        free = xp.log(columns) - xp.where(open_, self.settled(xp, g, clusters), xp.zeros_like(g)) / epsilon
+        info = xp.finfo(columns.dtype)
+        columns = xp.clip(columns, float(info.smallest_normal), None)
+        least, most = float(info.min) / 8, float(info.max) / 8
+        g = xp.where(open_, self.settled(xp, g, clusters), xp.full_like(g, least))
+        if self.shifts:  # only differences count, which may be far smaller
+            g = g - xp.max(g, axis=-1, keepdims=True)
+        free = xp.log(columns) - xp.clip(g / epsilon, least, most)
         logs = (1 - pull) * free + pull * xp.log(xp.where(open_, clusters, xp.ones_like(clusters)))
         logs = xp.where(open_, logs, xp.full_like(logs, -math.inf))
         total = xp.sum(columns, axis=-1, keepdims=True)

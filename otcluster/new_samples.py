@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from otcluster._ops.generic import Array
+from otcluster._ops.generic import Array, dtype_name
 from otcluster.problem import Problem
 from otcluster.scores import DenseScores, PointScores, Scores
 
@@ -63,7 +63,8 @@ def _check_kind(problem: Problem, source: Scores) -> None:
         raise ValueError(f"scores are on {source.ops.device}, the answer is on {ops.device}: move them there")
     if source.dtype != problem.dtype:
         raise TypeError(
-            f"scores are computed in {source.dtype}, the answer in {problem.dtype}: convert them, for its potential to fit"
+            f"scores are computed in {dtype_name(source.dtype)}, the answer in {dtype_name(problem.dtype)}: convert them, "
+            "for its potential to fit"
         )
 
 

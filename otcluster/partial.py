@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 from otcluster._ops.generic import Array
 from otcluster.assignment import Assignment, Status
 from otcluster.masses import RelaxedInside
@@ -78,7 +76,7 @@ def extended(problem: Problem) -> Problem:
     clusters = xp.concat([problem.clusters, left], axis=-1)
     shape = (*problem.problem_shape, problem.n_clusters + 1)
     mass = ops.cast(xp.reshape(clusters, shape), problem.dtype)
-    other = copy.copy(problem)
+    other = problem.copied()
     other._set(
         scores=WithOutside(problem.scores, level),
         clusters=clusters,
@@ -113,8 +111,8 @@ class PartialAssignment(Assignment):
         outside = whole[:, -1:]
         level = answer.problem.scores.level  # type: ignore[attr-defined]
         shift = xp.where(xp.isfinite(outside), outside + level, xp.zeros_like(outside))
-        super().__init__(problem, answer.solver, whole[:, :-1] - shift, 0)
-        self.extended, self.n_iter, self._shift = answer, answer.n_iter, shift
+        super().__init__(problem, answer.solver, whole[:, :-1] - shift, answer._n_iter)
+        self.extended, self._shift = answer, shift
 
     @property
     def status(self) -> Status:
@@ -123,6 +121,12 @@ class PartialAssignment(Assignment):
     @property
     def marginal_error(self) -> Array:
         return self.extended.marginal_error
+
+    @property
+    def dual_gap(self) -> Array:
+        """How far from the optimum an answer of :class:`otcluster.ExactBalanced` is at most; others have no such number."""
+        gap: Array = self.extended.dual_gap  # type: ignore[attr-defined]
+        return gap
 
     @property
     def potentials(self) -> tuple[Array, Array]:

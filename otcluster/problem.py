@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 from dataclasses import dataclass
@@ -21,12 +20,6 @@ if TYPE_CHECKING:
     from otcluster.distributed import Reducer
 
 __all__ = ["InfeasibleError", "Problem"]
-
-
-_KEPT = (
-    "scores", "assigned_mass", "assigned", "cluster_side", "groups", "n_groups", "given", "versions", "clusters", "closed",
-    "has_forbidden", "bounds", "sharded", "fault", "reducer", "n_everywhere",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
@@ -327,21 +320,27 @@ class Problem:
 
     def with_scores(self, values: Array) -> Problem:
         """The same problem, checked as it is, with other scores of the same shape."""
-        other = self._copied()
+        other = self.copied()
         other._set(scores=DenseScores(values))
         return other
 
-    def _copied(self) -> Problem:
-        if self.ops.may_check:
-            return copy.copy(self)
-        other: Problem = object.__new__(type(self))  # torch.compile does not see through a copy
-        for name in (*_KEPT, "weights") if self.is_weighted else _KEPT:
-            object.__setattr__(other, name, getattr(self, name))
+    def copied(self) -> Problem:
+        """The same problem as another object, not checked again."""
+        other: Problem = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
         return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.check_unchanged()
+        return {name: value for name, value in self.__dict__.items() if name != "_device_passes"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._set(**state)
+        self._set(versions={name: self.ops.version(self.given[name]) for name in self.versions})
 
     def with_clusters(self, clusters: Array) -> Problem:
         """The same problem, checked as it is, with other masses of the clusters, (n_problems, k) and wide."""
-        other = self._copied()
+        other = self.copied()
         other.__dict__.pop("cluster_mass", None)
         other._set(clusters=clusters)
         return other

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, TypeAlias, get_args
 import numpy as np
 
 from otcluster._ops import GenericOps, select
-from otcluster._ops.generic import Array
+from otcluster._ops.generic import Array, dtype_name
 from otcluster._ops.lazy import lazy
 
 Metric: TypeAlias = Literal["dot", "cosine", "sqeuclidean"]
@@ -143,7 +143,9 @@ class DenseScores:
 
     def raise_not_finite(self) -> None:
         """Raise that some are; -inf is a forbidden pair, and may be."""
-        raise ValueError(f"scores beyond {self.limit:.3g} overflow {self.dtype}: divide scores and epsilon by the same number")
+        raise ValueError(
+            f"scores beyond {self.limit:.3g} overflow {dtype_name(self.dtype)}: divide scores and epsilon by the same number"
+        )
 
     @property
     def limit(self) -> float:
@@ -241,6 +243,9 @@ class PointScores:
             f"PointScores(x={tuple(self.given_x.shape)}, centroids={tuple(self.given_centroids.shape)}, metric={self.metric!r})"
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "laid"}
+
     @property
     def sources(self) -> dict[str, Array]:
         return {"x": self.given_x, "centroids": self.given_centroids}
@@ -277,7 +282,7 @@ class PointScores:
                 raise ValueError(f"{name} must be finite, got NaN or infinity")
             limit = xp.finfo(self.dtype).max / (4 * max(self.dim, 1))
             if self.metric != "cosine" and bool(xp.any(vectors * vectors > limit)):
-                raise ValueError(f"{name} is too large: squares of its entries overflow {self.dtype}, scale the data down")
+                raise ValueError(f"{name} is too large: its squares overflow {dtype_name(self.dtype)}, scale the data down")
 
     def tile_shape(self, groups: Array | None) -> tuple[int, int]:
         # Of groups, the centroids of each row's own are gathered.

@@ -6,7 +6,6 @@ exchanged more often than another would wait forever.
 
 from __future__ import annotations
 
-import copy
 import re
 import zlib
 from typing import Any
@@ -60,7 +59,7 @@ def joined(problem: Problem, solver: Any, reducer: Reducer, *, started: bool, gr
     if least == greatest == -_INFINITY:
         least = greatest = 0.0
     bounds = None if _INFINITY in (least, greatest) else (-least, greatest)
-    whole = copy.copy(problem)
+    whole = problem.copied()
     whole._set(reducer=reducer, has_forbidden={0: False, 1: True}.get(int(forbidden)), bounds=bounds)
     clusters, name = problem.asked_clusters()
     if name is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from otcluster._ops.generic import Array
@@ -64,7 +63,7 @@ def solve(
     """
     if not isinstance(problem, Problem):
         raise TypeError(f"problem must be a Problem, got {type(problem).__name__}: wrap the scores, Problem(scores)")
-    if isinstance(solver, type) or not _is_solver(type(solver)):
+    if isinstance(solver, type) or not callable(getattr(solver, "run", None)):  # as Solver asks, and quicker than isinstance
         raise TypeError(f"solver must be a solver such as SinkhornKnopp(epsilon=0.05), got {solver!r}")
     if gradient is not None:
         check_gradient(gradient, problem)
@@ -82,11 +81,6 @@ def solve(
         whole = extended(problem)
         begin = None if begin is None else extended_start(whole, begin)
         return PartialAssignment(problem, _run(whole, solver, begin, gradient))
-
-
-@functools.cache
-def _is_solver(kind: type) -> bool:
-    return issubclass(kind, Solver)  # a protocol is slow to ask
 
 
 def _run(problem: Problem, solver: Solver, begin: Array | None, gradient: Gradient | None) -> Assignment:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -146,3 +149,50 @@ def test_the_transport_value_is_the_plan_times_the_scores(row, library):
         expected = np.bincount(groups, worth, minlength=5) if problem.n_groups else worth.sum(-1)
         assert value.shape == problem.problem_shape
         np.testing.assert_allclose(value, expected, atol=1e-13)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+@pytest.mark.parametrize(
+    "masses",
+    [
+        {},
+        {"groups": np.arange(12) % 3, "n_groups": 3},
+        {"assigned_mass": 7.0, "cluster_side": 0.5},
+        {"sample_mass": np.ones(12)},
+    ],
+    ids=lambda masses: ", ".join(masses),
+)
+def test_problems_and_answers_can_be_copied_and_pickled(library, again, masses):
+    scores = LIBRARIES[library](clustered_scores(12, 3))
+    given = {name: LIBRARIES[library](value) if isinstance(value, np.ndarray) else value for name, value in masses.items()}
+    assignment = otc.solve(otc.Problem(scores, **given), otc.LogSinkhorn())
+    for other in (again(assignment), otc.solve(again(assignment.problem), again(assignment.solver))):
+        assert other.status is assignment.status
+        np.testing.assert_array_equal(to_numpy(other.plan()), to_numpy(assignment.plan()))
+        np.testing.assert_array_equal(to_numpy(other.balanced_labels()), to_numpy(assignment.balanced_labels()))
+
+
+def test_a_copy_stands_for_the_copied_inputs():
+    scores = torch.rand(6, 3).add_(1)  # was changed before, which counts for nothing
+    points = otc.PointScores(scores, scores[:2].clone(), metric="cosine")
+    for problem in (otc.Problem(scores), otc.Problem(points)):
+        assignment = otc.sinkhorn_knopp(problem.scores)
+        other = copy.deepcopy(assignment)
+        plan = assignment.plan()
+        scores.mul_(2)
+        torch.testing.assert_close(other.plan(), plan, rtol=0, atol=0)
+        with pytest.raises(RuntimeError, match="was changed in place"):
+            copy.deepcopy(assignment)
+
+
+def test_what_an_answer_gives_out_is_the_callers():
+    for assignment in (otc.log_sinkhorn(np.eye(4)[None]), otc.exact_balanced(np.eye(4)[None]), otc.nearest(np.eye(4)[None])):
+        for ask in (
+            assignment.plan, assignment.labels, assignment.balanced_labels, assignment.cluster_sizes,
+            lambda: assignment.n_iter, lambda: assignment.marginal_error, lambda: assignment.potentials[1],
+        ):  # fmt: skip
+            given = ask()
+            kept = given.copy()
+            given[...] = 77
+            np.testing.assert_array_equal(ask(), kept)

@@ -21,6 +21,7 @@ import otcluster as otc
         ("masses", otc.Nearest()),
     ],
 )
+@pytest.mark.filterwarnings("error:Dynamo detected")
 def test_fixed_rounds_compile_as_one_graph(kind, solver):
     drawn = torch.Generator().manual_seed(0)
     x, centroids = torch.randn(12, 5, generator=drawn), torch.randn(3, 5, generator=drawn)

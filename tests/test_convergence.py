@@ -244,10 +244,14 @@ class TestAnderson:
         with pytest.raises(error, match="memory must be"):
             otc.Anderson(memory)
 
+    def test_memories_are_numbers_of_python(self):
+        assert repr(otc.Anderson(np.int64(3))) == "Anderson(memory=3)"
+
 
 class TestSchedule:
     def test_levels_come_down_to_the_epsilon_of_the_solver(self):
         assert otc.ExponentialDecay(1.0, factor=10).levels(0.01) == (1.0, 0.1)
+        assert repr(otc.ExponentialDecay(1)) == repr(otc.ExponentialDecay(np.float64(1.0)))  # ranks compare them
         assert otc.ExponentialDecay(0.04).levels(0.05) == ()
 
     def test_it_saves_plain_rounds_too(self):
@@ -335,7 +339,7 @@ class TestStart:
             (np.zeros(3), TypeError, "start must be potentials"),
             ((None, [0.0, 0.0, 0.0]), TypeError, "start must be of the library of the scores"),
             ((None, np.zeros(4)), ValueError, r"must have shape \(3,\), got \(4,\)"),
-            ((np.zeros(4), np.zeros(3)), ValueError, r"must have shape \(5,\) or be None"),
+            ((np.zeros(4), np.zeros(3)), ValueError, r"must have shape \(5,\) or be None, got \(4,\)"),
             (otc.nearest(np.zeros((5, 4))), ValueError, r"clusters of shape \(3,\), got one of \(4,\)"),
         ],
     )

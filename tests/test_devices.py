@@ -92,3 +92,48 @@ def test_steps_of_stores_without_checks_look_at_nothing(averaging):
             for queue in queues:
                 queue.push(there(N, D), ids(), check_values=False)
         assert store.centroids.device.type == "cuda"
+
+
+META = {
+    "dense": lambda: otc.Problem(torch.empty(N, K, device="meta", dtype=torch.bfloat16)),
+    "masses": lambda: otc.Problem(
+        torch.empty(2, N, K, device="meta"),
+        sample_mass=torch.empty(2, N, device="meta"),
+        cluster_share=torch.empty(K, device="meta"),
+        assigned_mass=8.0,
+    ),
+    "groups": lambda: otc.Problem(
+        torch.empty(N, K, device="meta"), groups=torch.empty(N, dtype=torch.int64, device="meta"), n_groups=GROUPS
+    ),
+    "points": lambda: otc.Problem(
+        otc.PointScores(torch.empty(2, N, D, device="meta"), torch.empty(K, D, device="meta"), metric="cosine"), cluster_side=1
+    ),
+}
+
+
+@pytest.mark.parametrize("make", META.values(), ids=META)
+def test_tensors_without_values_have_answers_without_values(make):
+    problem = make()
+    answer = otc.solve(problem, otc.SinkhornKnopp())
+    f, g = answer.potentials
+    shapes = {
+        (*problem.sample_shape, K): [answer.plan()],
+        problem.sample_shape: [answer.labels(), f],
+        (*problem.problem_shape, K): [answer.cluster_sizes(), g],
+        problem.problem_shape: [answer.marginal_error, answer.n_iter],
+    }
+    for shape, found in shapes.items():
+        assert {(tuple(each.shape), each.device.type) for each in found} == {(shape, "meta")}
+    assert answer.plan().dtype == torch.float32
+    for look in (lambda: otc.solve(problem, otc.LogSinkhorn()), answer.balanced_labels):
+        with pytest.raises(TypeError, match="tensors on meta have no values: use fixed rounds"):
+            look()
+
+
+def test_a_default_device_elsewhere_moves_nothing():
+    scores = torch.rand(N, 600)
+    plain = [otc.nearest(scores).labels(), otc.log_sinkhorn(scores).plan(), otc.exact_balanced(scores[:, :K]).plan()]
+    with torch.device("meta"):
+        found = [otc.nearest(scores).labels(), otc.log_sinkhorn(scores).plan(), otc.exact_balanced(scores[:, :K]).plan()]
+    for one, two in zip(plain, found, strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=0)

@@ -287,6 +287,8 @@ def test_too_little_room_and_too_few_candidates_are_said():
     [
         ({"size_min": 1.5}, TypeError, "size_min must be None, a whole number or a tuple"),
         ({"size_max": [1, 2]}, TypeError, "size_max must be None, a whole number or a tuple"),
+        ({"size_min": np.array([1, 2])}, TypeError, r"size_min must be None.* got array.*: of a list or an array, give tuple"),
+        ({"size_min": ((1, 2),)}, TypeError, "size_min must be None, a whole number or a tuple"),
         ({"size_max": True}, TypeError, "size_max"),
         ({"size_max": np.array([1, 2, 3])}, TypeError, "size_max must be None, a whole number or a tuple"),
         ({"size_min": -1}, ValueError, "size_min must not be negative, got -1"),
@@ -297,6 +299,34 @@ def test_too_little_room_and_too_few_candidates_are_said():
 def test_wrong_bounds_are_named(ask, error, match):
     with pytest.raises(error, match=match):
         otc.ExactBalanced(**ask)
+
+
+def test_bounds_are_numbers_of_python_whatever_they_came_as():
+    bounds = otc.ExactBalanced(size_min=np.int64(1), size_max=(torch.tensor(2), np.uint8(3)))
+    assert bounds == otc.ExactBalanced(1, (2, 3))
+    assert hash(bounds) == hash(otc.ExactBalanced(1, (2, 3)))
+    assert repr(bounds) == "ExactBalanced(size_min=1, size_max=(2, 3))"
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e30, 1e301, 1e306])
+@pytest.mark.parametrize("n", [12, 1000])  # all pairs are looked at, and those of interest
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.filterwarnings("error")
+def test_scores_of_any_size_have_exact_answers(scale, n, library):
+    scores = np.random.default_rng(0).uniform(-1, 1, (n, 10))
+    best = otc.exact_balanced(scores)
+    found = otc.exact_balanced(LIBRARIES[library](scale * scores))
+    assert float((to_numpy(found.plan()) * scores).sum()) == pytest.approx(float(best.transport_value()), abs=1e-9 * n)
+    assert 0 <= float(found.dual_gap) <= 1e-9
+    rounded = otc.nearest(LIBRARIES[library](scale * scores)).balanced_labels()
+    assert set(np.bincount(to_numpy(rounded))) <= {n // 10, n // 10 + 1}
+
+
+def test_a_partial_answer_proves_itself():
+    found = otc.exact_balanced(clustered_scores(60, 6), assigned_mass=30)
+    assert 0 <= float(found.dual_gap) <= 1e-9
+    with pytest.raises(ValueError, match=r"cluster_mass, or its part of assigned_mass, must ask for whole numbers .* got 1.25"):
+        otc.exact_balanced(clustered_scores(60, 6), assigned_mass=7.5)
 
 
 @pytest.mark.parametrize(

@@ -235,3 +235,13 @@ def test_labels_rounded_from_a_relaxed_plan_have_the_sizes_of_the_plan():
 def test_exact_sizes_are_for_strict_sides():
     with pytest.raises(ValueError, match="leave cluster_side away"):
         otc.solve(otc.Problem(np.zeros((4, 2)), cluster_side=1.0), otc.ExactBalanced())
+
+
+@pytest.mark.parametrize("epsilon", [1e-320, 1e-300, 1e-10])
+@pytest.mark.parametrize("masses", [{}, {"assigned_mass": 4.0}], ids=["whole", "partial"])
+@pytest.mark.parametrize("solver", [otc.SinkhornKnopp, otc.LogSinkhorn])
+def test_a_relaxed_error_is_a_number_however_far_potentials_lie(epsilon, masses, solver):
+    scores = np.full((9, 4), -1e30) * np.array([[1.0, 2.0, 1.0, 3.0]])
+    assignment = otc.solve(otc.Problem(scores, cluster_side=0.1, **masses), solver(epsilon=epsilon, max_iter=20))
+    assert np.isfinite(assignment.marginal_error)
+    assert np.isfinite(assignment.plan()).all()

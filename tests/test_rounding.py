@@ -83,6 +83,11 @@ def test_largest_remainders_get_what_is_left_and_ties_go_to_the_lowest():
     problem = otc.Problem(np.zeros((10, 4)), cluster_share=np.array([0.31, 0.29, 0.25, 0.15]))
     np.testing.assert_array_equal(rounded_masses(problem, np.array([10])), [[3, 3, 3, 1]])
     np.testing.assert_array_equal(rounded_masses(otc.Problem(np.zeros((10, 4))), np.array([10])), [[3, 3, 2, 2]])
+    thirds = np.array([4.0, 1.0, 0.0, 1.0]) / 3  # of which floats hold the fractions more exactly the smaller the number
+    assert thirds[0] - 1 < thirds[1]
+    np.testing.assert_array_equal(
+        rounded_masses(otc.Problem(np.zeros((2, 4)), cluster_mass=thirds), np.array([2])), [[2, 0, 0, 0]]
+    )
 
 
 def test_batches_are_rounded_each_on_its_own():

@@ -30,7 +30,8 @@ def select(array: Any, argument: str) -> GenericOps:
         )
     if isinstance(array, np.matrix):
         raise TypeError(f"{argument} is a numpy.matrix, whose slices are never one-dimensional: pass numpy.asarray of it")
-    if array_api_compat.is_torch_array(array):
+    torch = sys.modules.get("torch")  # who has a tensor has imported it
+    if torch is not None and isinstance(array, torch.Tensor):
         from otcluster._ops.torch import TorchOps
 
         return TorchOps(array, argument)

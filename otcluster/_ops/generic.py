@@ -6,6 +6,7 @@ Shapes here: a *tile* of scores is (batches, rows, clusters); ``segments`` names
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +18,11 @@ Array = Any
 BELOW = 3.0
 """How far the exponents of a kernel are kept below zero. Under -2, floats lie so far apart that different exponents have
 different exponentials, so the largest entry of a row can be told from the exponents."""
+
+
+def dtype_name(dtype: Any) -> str:
+    """What messages call a dtype: NumPy's are classes, which say more than that of themselves."""
+    return getattr(dtype, "__name__", str(dtype))
 
 
 class GenericOps:
@@ -48,6 +54,12 @@ class GenericOps:
         self.device = device
         self.wide = (xp.float64 if self._has("float64") else xp.float32) if wide is None else wide
         self.integer = (xp.int64 if self._has("int64") else xp.int32) if integer is None else integer
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "xp": self.xp.__name__}  # a module is neither pickled nor copied
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, xp=importlib.import_module(state["xp"]))
 
     @property
     def autograd(self) -> Any:

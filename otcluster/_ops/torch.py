@@ -27,7 +27,8 @@ class TorchOps(GenericOps):
         super().__init__(array_api_compat.torch, array.device, wide=wide, integer=torch.int64)
         self.on_host = array.device.type == "cpu"
         self.tile_elements = 1 << 19 if self.on_host else 1 << 28
-        self.may_check = not torch.compiler.is_compiling()
+        self._has_values = array.device.type != "meta"
+        self.may_check = self._has_values and not torch.compiler.is_compiling()
         self.rounds_between_syncs = 1 if self.on_host else 8
         self.may_have_kernels = kernels.may_be_there(array.device)
 
@@ -42,6 +43,9 @@ class TorchOps(GenericOps):
     def owns(self, array: Array) -> bool:
         return isinstance(array, torch.Tensor)
 
+    def device_of(self, array: Array) -> Any:
+        return array.device
+
     def asarray(self, values: Any, dtype: Any = None) -> Array:
         return torch.as_tensor(values, dtype=dtype, device=self.device)
 
@@ -52,11 +56,19 @@ class TorchOps(GenericOps):
         return array.to(dtype)
 
     def facts(self, values: Sequence[Array]) -> list[float]:
+        self._look()
         parts = [value.to(self.wide).reshape(-1) for value in values]
         host: list[float] = (parts[0] if len(parts) == 1 else torch.cat(parts)).tolist()
         return host
 
+    def _look(self) -> None:
+        if not self._has_values:
+            raise TypeError(
+                "tensors on meta have no values: use fixed rounds (tol=None) or Nearest to learn the shapes of answers"
+            )
+
     def to_numpy(self, array: Array) -> Any:
+        self._look()
         array = array.detach().cpu()
         return (array.float() if array.dtype == torch.bfloat16 else array).numpy()  # NumPy has no bfloat16
 
@@ -112,7 +124,7 @@ class TorchOps(GenericOps):
         return grouped
 
     def quiet(self) -> contextlib.AbstractContextManager[Any]:
-        if torch.is_autocast_enabled(self.device.type):
+        if self._has_values and torch.is_autocast_enabled(self.device.type):
             return _without_autocast(self.device.type)
         return torch.no_grad()
 
@@ -126,7 +138,7 @@ class TorchOps(GenericOps):
             return least, greatest
         # torch would wake its threads, and they keep a core from the passes for longer than this takes.
         least, greatest = compiled.extremes(loops, values.detach().numpy(), self.n_threads)
-        return torch.as_tensor(least), torch.as_tensor(greatest)
+        return self.asarray(least), self.asarray(greatest)
 
     def picked(self, values: Array, rows: Array, column: int) -> Array:
         return values[rows, column]
@@ -145,7 +157,7 @@ class TorchOps(GenericOps):
         if whole < k:
             tops.append(values[..., whole:].amax(dim=-1, keepdim=True))
         start = (torch.cat(tops, dim=-1).argmax(dim=-1) * block).clamp(max=k - block)
-        window = start.unsqueeze(-1) + torch.arange(block)
+        window = start.unsqueeze(-1) + torch.arange(block, device=self.device)
         return start + values.gather(-1, window).argmax(dim=-1)
 
     def two_best(self, values: Array) -> tuple[Array, Array]:

@@ -86,9 +86,9 @@ def balance(scores: Scores, low: Ints, high: Ints, start: Floats | None = None) 
         elif not paths.moves:
             raise InfeasibleError(paths.what_is_short())
     counts = np.bincount(labels, minlength=k)
-    unused = np.maximum(high * prices, low * prices) - counts * prices
-    scale = n * ((greatest - least) or max(abs(greatest), 1.0))
-    gap = (float(np.maximum(lost, 0).sum()) + float(unused.sum())) / scale
+    width = (greatest - least) or max(abs(greatest), 1.0)
+    unused = np.maximum((high - counts) * (prices / width), (low - counts) * (prices / width))
+    gap = (float(np.maximum(lost / width, 0).sum()) + float(unused.sum())) / n
     return Balance(labels, np.where(is_open, prices, np.inf), best, gap)
 
 

@@ -21,7 +21,9 @@ Ints = npt.NDArray[np.int64]
 
 _MOST_ELEMENTS = 1 << 22
 _TILE_ELEMENTS = 1 << 16
-_LOWEST = -1e300
+_FURTHEST = float(np.finfo(np.float32).min) / 16
+_LOWEST = float(np.finfo(np.float64).min)
+"""Below every score that may be, and above -inf."""
 
 
 class Entries(NamedTuple):
@@ -115,11 +117,12 @@ def read_rows(scores: Scores, rows: Ints) -> Floats:
 
 
 def read_table(scores: Scores) -> npt.NDArray[np.float32]:
-    """All scores, less the largest of each row, (n, k)."""
+    """All scores, less the largest of each row, (n, k). What float32 cannot hold is as far below as that goes."""
     table = np.empty((scores.n_samples, scores.n_clusters), dtype=np.float32)
     for rows, values, _ in _tiles(scores, np.zeros(scores.n_clusters)):
         top = scores.ops.xp.clip(scores.ops.row_max(values), _LOWEST, None)
-        table[rows] = host_of(scores, values - top[:, None])
+        below = host_of(scores, values - top[:, None])
+        table[rows] = np.where(below > -np.inf, np.maximum(below, _FURTHEST), below)
     return table
 
 

@@ -48,7 +48,8 @@ def rounded_masses(problem: Problem, n: Ints) -> Ints:
     # What rounding left beside a whole number is no remainder.
     shares = np.where(np.abs(shares - near) <= 1e-9 * np.maximum(near, 1), near, shares)
     low = np.floor(shares).astype(np.int64)
-    order = np.argsort(-(shares - low), axis=1, kind="stable")
+    # Nor do remainders differ that only rounding tells apart: of a third each, the first clusters have the samples left over.
+    order = np.argsort(-np.round(shares - low, 6), axis=1, kind="stable")
     rank = np.argsort(order, axis=1, kind="stable")
     return low + (rank < (n - low.sum(axis=1))[:, None])
 
@@ -82,6 +83,7 @@ def asked_bounds(problem: Problem, n: Ints, size_min: Size, size_max: Size) -> t
     off = np.abs(mass - whole) > _WHOLE * np.maximum(n[:, None], 1)
     if off.any():
         name = "cluster_mass" if "cluster_mass" in problem.given else "cluster_share"
+        name += "" if problem.assigned_mass is None else ", or its part of assigned_mass,"
         at = np.argwhere(off)[0]
         raise ValueError(
             f"{name} must ask for whole numbers of samples, got {mass[tuple(at)]:g} for cluster {at[1]}: give whole numbers as "

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 
 from otcluster._ops import GenericOps, compiled, select
-from otcluster._ops.generic import Array
+from otcluster._ops.generic import Array, dtype_name
 from otcluster.distributed import Reducer
 
 Geometry: TypeAlias = Literal["cosine", "sqeuclidean"]
@@ -102,8 +102,9 @@ class Samples:
             if not math.isfinite(largest):
                 raise NotFiniteError(self._first_not_finite())
             if self.metric == "sqeuclidean" and largest > limit:
-                dtype = getattr(self.dtype, "__name__", self.dtype)
-                raise ValueError(f"x is too large: squares of its entries overflow {dtype}, scale the data down")
+                raise ValueError(
+                    f"x is too large: squares of its entries overflow {dtype_name(self.dtype)}, scale the data down"
+                )
             self.total, rows_of_all = ops.facts([packed[-2], packed[-1]])
             self.n_everywhere = round(rows_of_all)
             whole = max(self.total, np.finfo(np.float64).tiny)

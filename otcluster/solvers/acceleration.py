@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Protocol, runtime_checkable
 
+from otcluster.checks import check_whole
 from otcluster.problem import Problem
+from otcluster.solvers.base import settle
 from otcluster.solvers.mixing import MixedSteps
 from otcluster.solvers.newton import NewtonSteps
 from otcluster.solvers.steps import PlainSteps, Steps
@@ -86,10 +87,7 @@ class Anderson:
     memory: int = 10
 
     def __post_init__(self) -> None:
-        if isinstance(self.memory, bool) or not isinstance(self.memory, Integral):
-            raise TypeError(f"memory must be a whole number, got {self.memory!r}")
-        if self.memory < 1:
-            raise ValueError(f"memory must be at least 1, got {self.memory}: it is how many differences a mixture is made of")
+        settle(self, memory=check_whole("memory", self.memory, 1))
 
     def patience(self, n_clusters: int) -> float:
         """A few rounds, whatever the clusters: a step costs no more than one."""

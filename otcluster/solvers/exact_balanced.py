@@ -14,6 +14,7 @@ from otcluster.balancing.sizes import Size, asked_bounds, counted, samples_of
 from otcluster.checks import is_whole
 from otcluster.priced import BalancedAssignment
 from otcluster.problem import Problem
+from otcluster.solvers.base import settle
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,7 @@ class ExactBalanced:
     size_max: Size = None
 
     def __post_init__(self) -> None:
-        for name in ("size_min", "size_max"):
-            _check_size(name, getattr(self, name))
+        settle(self, size_min=_check_size("size_min", self.size_min), size_max=_check_size("size_max", self.size_max))
         if self.size_min is not None and self.size_max is not None:
             low, high = np.atleast_1d(self.size_min), np.atleast_1d(self.size_max)
             if len(low) != len(high) and 1 not in (len(low), len(high)):
@@ -79,11 +79,16 @@ class ExactBalanced:
         return BalancedAssignment(problem, self, answer.g, answer.labels, answer.best, bounds, answer.gap)
 
 
-def _check_size(name: str, size: Any) -> None:
+def _check_size(name: str, size: Any) -> Size:
+    """Return ``size`` as whole numbers of Python, or raise unless it is None, one of them or a tuple of them."""
     if size is None:
-        return
-    for each in size if isinstance(size, tuple) else (size,):
-        if not is_whole(each):
-            raise TypeError(f"{name} must be None, a whole number or a tuple of them, one per cluster; got {size!r}")
-        if each < 0:
-            raise ValueError(f"{name} must not be negative, got {size}")
+        return None
+    each = size if isinstance(size, tuple) else (size,)
+    if not all(map(is_whole, each)):
+        raise TypeError(
+            f"{name} must be None, a whole number or a tuple of them, one per cluster; got {size!r}: of a list or an array, "
+            "give tuple(...)"
+        )
+    if any(one < 0 for one in each):
+        raise ValueError(f"{name} must not be negative, got {size}: it is a number of samples")
+    return tuple(map(int, each)) if isinstance(size, tuple) else int(size)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from otcluster import half_rounds, passes
-from otcluster._ops.generic import Array
+from otcluster._ops.generic import Array, dtype_name
 from otcluster.assignment import Assignment, EntropicAssignment
 from otcluster.on_device import takes_half_rounds
 from otcluster.problem import Problem
@@ -100,7 +100,9 @@ def rounds_at_once(
 def check_range(problem: Problem, epsilon: float) -> None:
     """Raise ValueError if potentials would overflow the dtype."""
     if epsilon > float(problem.ops.xp.finfo(problem.dtype).max) / 1e8:
-        raise ValueError(f"epsilon {epsilon} is too large for {problem.dtype}: divide scores and epsilon by the same number")
+        raise ValueError(
+            f"epsilon {epsilon} is too large for {dtype_name(problem.dtype)}: divide scores and epsilon by the same number"
+        )
 
 
 def first_guess(problem: Problem, epsilon: float, start: Array | None) -> Array:

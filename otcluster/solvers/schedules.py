@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from otcluster.solvers.base import check_epsilon, check_number
+from otcluster.solvers.base import check_epsilon, check_number, settle
 
 
 @runtime_checkable
@@ -52,18 +52,19 @@ class ExponentialDecay:
     tol: float = 0.02
 
     def __post_init__(self) -> None:
+        for name in ("start", "factor", "tol"):
+            check_number(name, getattr(self, name))
         check_epsilon(self.start, "start")
-        check_number("factor", self.factor)
         if not 1 < self.factor < math.inf:
             raise ValueError(f"factor must be above 1 and finite, got {self.factor}: it divides each level")
-        check_number("tol", self.tol)
         if not self.tol > 0:
             raise ValueError(f"tol must be positive, got {self.tol}: it is the error at which a level is left")
+        settle(self, start=float(self.start), factor=float(self.factor), tol=float(self.tol))
 
     def levels(self, epsilon: float) -> tuple[float, ...]:
         """The strengths before ``epsilon``, from the largest."""
         found = []
-        level = float(self.start)
+        level = self.start
         while level > epsilon * (1 + 1e-9):  # not once more where only rounding lies between
             found.append(level)
             level /= self.factor

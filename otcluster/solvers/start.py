@@ -31,7 +31,10 @@ def start_potential(problem: Problem, start: Any) -> Array:
     elif isinstance(start, (tuple, list)) and len(start) == 2:
         f, g = start
         if f is not None and tuple(getattr(f, "shape", ())) != problem.sample_shape:
-            raise ValueError(f"start[0], the potential of the samples, must have shape {problem.sample_shape} or be None")
+            raise ValueError(
+                f"start[0], the potential of the samples, must have shape {problem.sample_shape} or be None, got "
+                f"{tuple(getattr(f, 'shape', ())) or type(f).__name__}: f follows from g, so None will do"
+            )
     else:
         raise TypeError(f"start must be potentials (f, g) or an Assignment, got {type(start).__name__}")
     if not ops.owns(g):
