@@ -236,12 +236,12 @@ def test_bad_arguments_are_named(changes, error, match):
 @pytest.mark.parametrize(
     ("make", "error", "match"),
     [
-        (lambda tree: tree.sample(381), ValueError, "n must be from 0 to the number of samples, 380, got 381"),
+        (lambda tree: tree.sample(381), ValueError, "n must be at most the number of samples, 380, got 381"),
         (lambda tree: tree.sample(-1), ValueError, "got -1"),
-        (lambda tree: tree.sample(2.5), TypeError, "integer"),
+        (lambda tree: tree.sample(2.5), TypeError, "n must be a whole number, got 2.5"),
         (lambda tree: tree.sample(5, seed=-1), ValueError, "seed must be at least 0"),
         (lambda tree: tree.sample(5, rule=otc.PickNearest), TypeError, "rule must be PickRandom"),
-        (lambda tree: tree.labels_at(0), ValueError, "level must be from 1 to 3, got 0"),
+        (lambda tree: tree.labels_at(0), ValueError, "level must be at least 1, got 0"),
         (lambda tree: tree.sizes(4), ValueError, "level must be from 1 to 3, got 4"),
         (lambda tree: tree.children(3, 3), ValueError, "cluster must be from 0 to 2 at level 3, got 3"),
         (lambda tree: otc.Resample(rounds=-1), ValueError, "rounds must be at least 0"),
