@@ -35,7 +35,8 @@ def rendered():
 def _unrendered(request, monkeypatch):
     """Elsewhere these are put together and left white: to render them is more than half of what a small training takes."""
     if "rendered" not in request.fixturenames:
-        monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: Image.new("RGB", (1, 1), "white").save(path, "png"))
+        white = Image.new("RGB", (1, 1), "white")
+        monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: white.save(path, "png"))
 
 
 @pytest.fixture
