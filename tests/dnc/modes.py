@@ -14,7 +14,7 @@ DRAWS, DIM, STEPS, PER_STEP = 20, 64, 600, 400
 
 @dataclass(frozen=True)
 class Case:
-    """A class of ``k`` modes of sizes evenly from 1 to ``largest``, which begins with ``start`` sub-centroids, or with ``k``."""
+    """A class of ``k`` modes, of sizes evenly from 1 to ``largest``, that begins with ``start`` sub-centroids or else ``k``."""
 
     s: float
     k: int
@@ -65,10 +65,8 @@ def found(cases, *, draws=DRAWS, steps=STEPS, **options):
     modes, weights = torch.zeros(len(numbers), max(numbers), DIM), torch.zeros(len(numbers), max(numbers))
     for at, case in enumerate(cases):
         its = slice(at * draws, (at + 1) * draws)
-        modes[its, : case.k], weights[its, : case.k] = (
-            drawn_modes(case.s, case.k, draws),
-            torch.linspace(1, case.largest, case.k),
-        )
+        modes[its, : case.k] = drawn_modes(case.s, case.k, draws)
+        weights[its, : case.k] = torch.linspace(1, case.largest, case.k)
     starts = [case.start or case.k for case in cases for _ in range(draws)]
     head = DNCHead(DIM, len(numbers), n_subcentroids=starts, momentum=0.99, memory=0, **options)
     generator = torch.Generator().manual_seed(100)
