@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.paired import difference
 from otcluster.dnc import Evidence, load_recipe, train
-from tests.dnc.modes import draws_with_the_number_found
+from tests.dnc.modes import Case, found
 
 DRAWS, NUMBERS = 10, range(1, 11)
 CASES = ((0.5, 1, 1), (1.5, 1, 1), (0.5, 4, 1), (1.5, 4, 1), (0.5, 1, 3), (1.5, 1, 3), (0.5, 1, 9), (1.5, 1, 9))
@@ -26,10 +26,9 @@ def modes() -> None:
     print("|---|---|---|" + "---|" * len(NUMBERS))
     for s, start, largest in CASES:
         print(f"| {s} | {start} | 1 to {largest} |", end="", flush=True)
-        for k in NUMBERS:
-            right, placed = draws_with_the_number_found(s, k, Evidence(), start=start, largest=largest, draws=DRAWS)
-            print(f" {right}, {placed} |", end="", flush=True)
-        print()
+        for placed, right in found([Case(s, k, start, largest) for k in NUMBERS], draws=DRAWS, growth=Evidence()):
+            print(f" {right}, {placed} |", end="")
+        print(flush=True)
 
 
 def digits() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import otcluster as otc
 from otcluster.dnc.head import DEFAULT_SOLVER
-from tests.dnc.modes import DRAWS, draws_with_all_modes_found
+from tests.dnc.modes import DRAWS, Case, found
 
-CASES = ((0.5, 4), (1.5, 4), (0.5, 10), (1.5, 10))
+CASES = [Case(0.5, 4), Case(1.5, 4), Case(0.5, 10), Case(1.5, 10)]
 SOLVERS = {
     "the default": DEFAULT_SOLVER,
     "three rounds": otc.SinkhornKnopp(epsilon=0.05, max_iter=3),
@@ -15,11 +15,11 @@ SOLVERS = {
 
 
 def main() -> None:
-    print("| solver |" + "".join(f" s {s}, K {k} |" for s, k in CASES))
+    print("| solver |" + "".join(f" s {case.s}, K {case.k} |" for case in CASES))
     print("|---|" + "---|" * len(CASES))
     for name, solver in SOLVERS.items():
-        found = [f" {draws_with_all_modes_found(s, k, solver)} of {DRAWS} |" for s, k in CASES]
-        print(f"| {name} |" + "".join(found), flush=True)
+        counts = [f" {placed} of {DRAWS} |" for placed, _ in found(CASES, solver=solver)]
+        print(f"| {name} |" + "".join(counts), flush=True)
 
 
 if __name__ == "__main__":

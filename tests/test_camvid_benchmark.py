@@ -17,6 +17,7 @@ from tests.dnc.pixel_files import write_layout
 
 RECIPE = "camvid-fcn-resnet18"
 TINY = [
+    "backbone.name=test_resnet",
     "pixels.resize=null", "pixels.crop=[32,48]", "pixels.dim=8", "data.batch_size=2", "memory.capacity=220", "contrast.dim=4",
     "contrast.warmup=0", "head.n_subcentroids=2", "train.epochs=1", "train.accelerator=cpu", "optim.warmup_epochs=0",
 ]  # fmt: skip

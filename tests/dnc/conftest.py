@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from otcluster.dnc import load_recipe, load_run, report, train
@@ -24,6 +25,19 @@ def write_images(root, classes=("cat", "dog", "owl"), n=12, size=16, seed=0):
         for at in range(n):
             pixels = rng.normal(60 + 70 * label, 30, (size, size, 3)).clip(0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / f"{at:03}.png")
+
+
+@pytest.fixture
+def rendered():
+    """For tests that look at pictures which matplotlib draws."""
+
+
+@pytest.fixture(autouse=True)
+def _unrendered(request, monkeypatch):
+    """Elsewhere these are put together and left white: to render them is more than half of what a small training takes."""
+    if "rendered" not in request.fixturenames:
+        white = Image.new("RGB", (1, 1), "white")
+        monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: white.save(path, "png"))
 
 
 @pytest.fixture

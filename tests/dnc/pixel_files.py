@@ -84,9 +84,9 @@ def harm(folders, what, part="train", at=3):
 
 
 def pixel_recipe(folders, *changes, name="camvid-fcn-resnet18"):
-    """A recipe of two epochs of two steps each, on the folders that :func:`write_folders` makes."""
+    """A recipe of two epochs of two steps each of a small network, on the folders that :func:`write_folders` makes."""
     where = ["data.kind=pixel-folders", f"data.dir={folders}", "pixels.resize=null", "pixels.crop=[32,48]"]
-    return load_recipe(name, [*where, *FAST, "train.epochs=2", *changes])
+    return load_recipe(name, [*where, *FAST, "backbone.name=test_resnet", "train.epochs=2", *changes])
 
 
 class Stop(Silent):

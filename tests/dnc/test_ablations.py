@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -135,12 +136,15 @@ def test_a_set_that_is_none_is_named(tmp_path, text):
 def test_every_prepared_set_is_trained_on_the_digits(tmp_path, name):
     description, axes = load_set(name)
     assert description
-    changes = ["train.epochs=1", "data.image_size=8", "data.labels_per_class=48", "data.batch_size=16"]
+    changes = [
+        "train.epochs=1", "data.image_size=8", "data.augment=none", "data.labels_per_class=24", "data.batch_size=20",
+        "optim.lr=0.01", "optim.warmup_epochs=0",
+    ]  # fmt: skip
     comparison = ablate(Ablation.plan("digits", changes, axes=axes, seeds=1), tmp_path / name)
     assert not comparison.failed
     assert [row.n for row in comparison.rows] == [1] * len(combined(axes))
     for outcome in comparison.outcomes:
-        assert outcome.value > 0.12  # more than chance, after one epoch
+        assert outcome.value > 0.15  # more than chance, after one epoch of twelve steps
         assert (tmp_path / name / outcome.folder / "checkpoints" / "latest").is_file()
 
 
@@ -167,6 +171,7 @@ def test_nothing_is_said_of_what_is_not_known():
     assert (other.mean, other.deviation, other.difference, other.n_pairs) == (0.5, None, None, 0)
 
 
+@pytest.mark.usefixtures("rendered")
 def test_tables_and_picture_are_left_and_a_finished_ablation_is_not_repeated(image_folder, tmp_path):
     out = tmp_path / "out"
     comparison = ablate(plan(image_folder, seeds=2), out)
@@ -287,7 +292,7 @@ def in_processes(folder, out, jobs, epochs):
         sys.exit(stopped.exit_code)
 
 
-def test_in_two_processes_it_is_stopped_as_one_and_ends_the_same(image_folder, tmp_path):
+def test_in_two_processes_it_is_stopped_as_one_and_ends_the_same(image_folder, tmp_path, monkeypatch):
     out, many = tmp_path / "out", 200
     fork = processes.start("tests.dnc.test_ablations:in_processes", image_folder, out, 2, many)
     latest = time.monotonic() + 120
@@ -303,6 +308,8 @@ def test_in_two_processes_it_is_stopped_as_one_and_ends_the_same(image_folder, t
     assert not list(out.glob("*/*/metrics.json"))
     with pytest.raises(RunError, match=f"train.epochs is {many} there and 1 here"):
         ablate(plan(image_folder, seeds=2), out, jobs=2)
+    # The processes above were new interpreters; these are forks, which have imported everything.
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: processes.forks())
     one, two = (ablate(plan(image_folder, seeds=2), tmp_path / f"jobs-{jobs}", jobs=jobs) for jobs in (1, 2))
     assert [replace(each, seconds=0.0) for each in one.outcomes] == [replace(each, seconds=0.0) for each in two.outcomes]
 
@@ -314,6 +321,7 @@ def test_devices_are_those_that_may_be_seen(monkeypatch):
         assert visible_devices() == expected
 
 
+@pytest.mark.usefixtures("rendered")
 def test_any_name_is_drawn_as_it_is_and_partial_results_too(tmp_path):
     runs = [Outcome("a$x_{$b", 0, 0, "", 0.5, 1.0), Outcome("b", 0, 0, "")]
     draw(Comparison.of(["a$x_{$b", "b"], runs), "$^$", [], tmp_path / "bars.png")

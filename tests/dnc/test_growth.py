@@ -16,25 +16,17 @@ from otcluster.dnc.typical import TypicalImages
 from otcluster.stores.centroids import CentroidStore
 from otcluster.stores.twofold import divide, sides
 from tests.dnc.conftest import listing, small, write_images
-from tests.dnc.modes import DIM, around, drawn_modes, draws_with_the_number_found, unit
+from tests.dnc.modes import DIM, Case, around, drawn_modes, found, unit
 from tests.reducers import run_ranks
 
 QUICK = Evidence(k_max=6, every=2, warmup=4, patience=2)
 
 
-# benchmarks.growth has all numbers from 1 to 10 at either s.
-@pytest.mark.parametrize(("k", "s"), [(1, 0.5), (2, 1.5), (5, 0.5), (10, 1.5)])
-def test_the_number_of_modes_is_found_from_one_subcentroid_on(k, s):
-    right, placed = draws_with_the_number_found(s, k, Evidence())
-    assert right >= 9
-    assert placed >= 9
-
-
-@pytest.mark.parametrize(("k", "start", "largest"), [(1, 4, 1), (2, 1, 9), (10, 1, 3)])
-def test_the_number_is_found_from_above_and_of_uneven_modes(k, start, largest):
-    right, placed = draws_with_the_number_found(1.5, k, Evidence(), start=start, largest=largest)
-    assert right >= 9
-    assert placed >= 9
+def test_the_number_of_modes_is_found_from_below_and_above_and_of_uneven_ones():
+    cases = [Case(s, k, start=1) for s, k in ((0.5, 1), (1.5, 2), (0.5, 5), (1.5, 10))]  # benchmarks.growth has all numbers
+    cases += [Case(1.5, 1, start=4), Case(1.5, 2, start=1, largest=9), Case(1.5, 10, start=1, largest=3)]
+    for case, (placed, _) in zip(cases, found(cases, draws=10, steps=400, growth=Evidence()), strict=True):
+        assert placed >= 9, case
 
 
 def drift(k, start, turn, policy, *, steps=300, memory=2000):

@@ -22,7 +22,7 @@ pytestmark = [
 
 # Batches of three images: the second rank has one of them, or where it has a tenth, none.
 CHANGES = [
-    "backbone.name=test_resnet", "pixels.aux_weight=0.4", "data.batch_size=3", "train.precision=64-true", "optim.lr=0.01",
+    "pixels.aux_weight=0.4", "data.batch_size=3", "train.precision=64-true", "optim.lr=0.01",
     "train.accelerator=cpu", "head.momentum=0.9", "pixels.per_class=40", "train.timeout=45",
 ]  # fmt: skip
 RUNS = {"dnc": [], "linear": ["head.kind=linear"], "averaged": ["train.ema=0.5"]}

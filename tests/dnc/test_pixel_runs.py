@@ -184,8 +184,12 @@ def test_every_recipe_takes_a_step_on_its_layout(tmp_path, name):
         changes.append(f"pixels.window=[{side},{side}]")
     if kind.pixels.resize is not None:
         changes.append("pixels.resize=null")
-    smaller = {"resnet101": "resnet18", "swin_base_patch4_window7_224": "swin_s3_tiny_224"}.get(kind.backbone.name)
-    changes += [] if smaller is None else [f"backbone.name={smaller}"]
+    thin = {
+        "resnet18": "channels: [8, 8, 16, 16]",
+        "resnet101": "channels: [8, 8, 16, 16], layers: [1, 1, 1, 1]",
+        "swin_base_patch4_window7_224": "embed_dim: 16, depths: [1, 1, 2, 1], num_heads: [1, 2, 4, 4]",
+    }[kind.backbone.name]
+    changes.append(f"backbone.options={{{thin}}}")
     metrics = train(load_recipe(name, changes), tmp_path / "run")
     assert metrics["steps"] == 1
     assert metrics["test"]["mean_iou"] is not None
@@ -236,7 +240,7 @@ def test_test_images_without_any_label_are_an_error(folders, run, tmp_path):
     for path in (folders / "test" / "labels").iterdir():
         save(np.full((48, 64), IGNORE, np.uint8), path)
     with pytest.raises(DataError, match="no pixel of the 3 test images has a label"):
-        train(recipe(folders, "backbone.name=test_resnet"), tmp_path / "run")
+        train(recipe(folders), tmp_path / "run")
     told = CliRunner().invoke(app, ["eval", str(run / "run"), "--data", str(folders)])
     assert told.exit_code == 2
     assert "no pixel of the 3 test images has a label" in told.stderr

@@ -57,7 +57,7 @@ def folders(tmp_path_factory):
 
 
 def recipe(folders, *changes):
-    return pixel_recipe(folders, "backbone.name=test_resnet", "train.epochs=1", *changes)
+    return pixel_recipe(folders, "train.epochs=1", *changes)
 
 
 def backbone_of(run):

@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
+from otcluster.cli import main
 from otcluster.dnc import DNCHead, explain, load_recipe, load_run, predict, train
 from otcluster.dnc.commands import app
 from otcluster.dnc.conversion import Conversion
@@ -33,12 +34,17 @@ from tests.disk import full_disk
 from tests.dnc.conftest import SMALL, listing, write_images
 
 
-def train_digits(out, *changes):
+def train_digits(out):
     """Train the digits by the command line, in an interpreter of its own."""
-    command = [sys.executable, "-m", "otcluster", "dnc", "train", "digits", *changes, "--out", str(out)]
+    command = [sys.executable, "-m", "otcluster", "dnc", "train", "digits", "--out", str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500, env=environment)
     assert done.returncode == 0, done.stderr
+
+
+def run_command(*arguments):
+    sys.argv[1:] = arguments
+    main()
 
 
 class Killer(Silent):
@@ -98,10 +104,10 @@ def test_the_digits_are_learnt_and_everything_is_left_behind(digits_run):
 
 def test_killed_at_three_random_steps_and_resumed_ends_equal_to_the_byte(tmp_path):
     whole, out = tmp_path / "whole", tmp_path / "run"
-    steps_per_epoch, epochs = 22, 4
+    steps_per_epoch, epochs = 15, 4
     changes = [
-        f"train.epochs={epochs}", "growth.kind=evidence", "growth.warmup=20", "growth.every=5", "head.n_subcentroids=2",
-        "explain.anchor_epochs=1",
+        f"train.epochs={epochs}", "growth.kind=evidence", "growth.warmup=10", "growth.every=5", "head.n_subcentroids=2",
+        "explain.anchor_epochs=1", "data.image_size=8", "data.labels_per_class=48", "data.batch_size=32",
     ]  # fmt: skip
     rng = random.Random(int(time.time()))  # a new place each time: whatever the step, it must hold
     at = sorted(rng.sample([step for step in range(1, steps_per_epoch * epochs) if step % steps_per_epoch], 3))
@@ -110,7 +116,7 @@ def test_killed_at_three_random_steps_and_resumed_ends_equal_to_the_byte(tmp_pat
         [(code, _, errors)] = processes.end([fork])
         assert code == (0 if step is None else -signal.SIGKILL), (at, errors)
         assert (out / "metrics.json").exists() == (step is None)
-    train_digits(whole, *changes)
+    train(load_recipe("digits", changes), whole)
     grown = json.loads((whole / "metrics.json").read_text())["n_subcentroids"]
     assert set(grown.values()) != {2}, grown  # or nothing would show that growth was gone on with
     assert weights(out) == weights(whole), at
@@ -341,16 +347,16 @@ def test_global_random_state_and_signal_handlers_are_given_back(image_folder, tm
 def test_a_signal_leaves_a_run_that_resumes(image_folder, tmp_path, signum, code):
     out = tmp_path / "run"
     changes = [change for change in SMALL if not change.startswith("train.epochs")]
-    command = [
-        sys.executable, "-u", "-m", "otcluster", "dnc", "train", "image-folder", *changes, "train.epochs=300",
-        "--data", str(image_folder), "--out", str(out),
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    assert process.stdout.readline().startswith("epoch 1/300")
-    process.send_signal(signum)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == code
+    command = ["dnc", "train", "image-folder", *changes, "train.epochs=300", "--data", str(image_folder), "--out", str(out)]
+    fork = processes.start("tests.dnc.test_training:run_command", *command)
+    latest = time.monotonic() + 60
+    while not (out / "history.csv").exists():
+        assert time.monotonic() < latest, fork.errors.read_text()
+        time.sleep(0.02)
+    os.kill(fork.process.pid, signum)
+    [(found, output, errors)] = processes.end([fork])
+    assert found == code
+    assert output.startswith("epoch 1/300")
     assert "the same command goes on from there" in errors
     step = int(errors.split("after step ")[1].split(";")[0])
     assert (out / "checkpoints" / f"step-{step}").is_dir()

@@ -7,6 +7,7 @@ Only ``test_compiles.py`` needs neither.
 
 from __future__ import annotations
 
+import functools
 import os
 import warnings
 
@@ -17,6 +18,20 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 if not INTERPRETED and not torch.cuda.is_available():
     collect_ignore_glob = ["test_[!ic]*.py", "test_i[!n]*.py"]
+
+if INTERPRETED:
+    from triton.runtime.interpreter import InterpretedFunction, _patch_lang
+
+    @functools.cache
+    def _patch_once(module, some_function):
+        _patch_lang(some_function)
+
+    def _call(function, *args, **kwargs):
+        _patch_once(function.fn.__module__, function.fn)
+        return function.rewrite()(*args, **kwargs)
+
+    # The interpreter prepares the language anew, half its time, whenever a kernel calls a function. To launch does it anyhow.
+    InterpretedFunction.__call__ = _call
 
 
 @pytest.fixture

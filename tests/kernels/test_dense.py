@@ -125,10 +125,14 @@ def test_all_shapes(place, shape, widest):
 
 @small_forms
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_all_dtypes_and_masses(place, dtype, shape, widest):
-    Case(place, shape, dtype, closed=True).check(widest)
+def test_all_dtypes(place, dtype, shape, widest):
     Case(place, shape, dtype, forbidden=0.3, closed=True).check(widest)
-    Case(place, shape, dtype, forbidden=0.3, weighted=False).check(widest)
+
+
+@small_forms
+@pytest.mark.parametrize("masses", [{"closed": True}, {"forbidden": 0.3, "weighted": False}], ids=str)
+def test_all_masses(place, masses, shape, widest):
+    Case(place, shape, F16, **masses).check(widest)
 
 
 @small_forms
@@ -209,8 +213,8 @@ def test_what_potentials_lost_decides(place, widest):
 def test_many_parts_are_merged(place, widest, monkeypatch):
     """More programs than one step of the merge takes."""
     if INTERPRETED:
-        monkeypatch.setattr(dense, "processors", lambda device: 60)
-    case = Case(place, (1, 1100 if widest == WIDE else 520, 20), forbidden=0.2)
+        monkeypatch.setattr(dense, "processors", lambda device: 33)
+    case = Case(place, (1, 540 if widest == WIDE else 520, 20), forbidden=0.2)
     case.check_columns(widest)
     case.scores = case.scores.sort(1).values.contiguous()  # the maxima of later parts are larger
     case.check_first(widest)

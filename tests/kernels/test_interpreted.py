@@ -1,4 +1,4 @@
-"""The tests of the kernels by Triton's interpreter, where there is no device: each file in a process of its own."""
+"""The tests of the kernels by Triton's interpreter, where there is no device: in processes that take some files each."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ FILES = sorted({path.name for path in HERE.glob("test_*.py")} - {Path(__file__).
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="this process interprets already")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device runs the kernels themselves")
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-@pytest.mark.parametrize("name", FILES)
-def test_interpreted(name):
+@pytest.mark.parametrize("files", [FILES[part::3] for part in range(3)], ids="-".join)
+def test_interpreted(files):
+    paths = [str(HERE / name) for name in files]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(HERE / name)],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *paths],
         cwd=HERE.parent.parent,
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,

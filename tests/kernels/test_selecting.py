@@ -115,27 +115,32 @@ def labels_fit(answer):
 @pytest.mark.parametrize("name", SOLVERS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_answer_is_that_without_kernels(place, both, kind, name):
-    mine, theirs = both(lambda: otc.solve(problem_of(place, kind), SOLVERS[name]))
-    tolerance = SOLVERS[name].tol or 0
+    def ask():
+        answer = otc.solve(problem_of(place, kind), SOLVERS[name])
+        labels_fit(answer)
+        return answer, told(answer)
+
+    (mine, one), (theirs, two) = both(ask)
     # By rounding one may stop a round earlier, at the very tolerance.
     same = torch.equal(mine.n_iter, theirs.n_iter)
-    agree(*both(lambda: told(otc.solve(problem_of(place, kind), SOLVERS[name]))), slack=2e-5 if same else 10 * tolerance)
+    agree(one, two, slack=2e-5 if same else 10 * (SOLVERS[name].tol or 0))
     assert mine.status is theirs.status or not same
-    for answer in (mine, theirs):
-        labels_fit(answer)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", ["dense", "groups", "points in groups"])
 @pytest.mark.parametrize("epsilon", [1.0, 1e-2, 1e-3])
 def test_dtypes_and_strengths(place, both, kind, dtype, epsilon):
-    mine, theirs = both(lambda: otc.solve(problem_of(place, kind, dtype), otc.SinkhornKnopp(epsilon)))
-    plans = both(lambda: otc.solve(problem_of(place, kind, dtype), otc.SinkhornKnopp(epsilon)).plan())
+    def ask():
+        answer = otc.solve(problem_of(place, kind, dtype), otc.SinkhornKnopp(epsilon))
+        return answer, answer.plan(), answer.labels()
+
+    (answer, plan, labels), (_, other, others) = both(ask)
     # Cosines of the two paths are rounded at other places.
-    assert (plans[0] - plans[1]).abs().max() <= 64 * EPS * max(1, 1 / epsilon)
-    assert mine.labels().shape == theirs.labels().shape
+    assert (plan - other).abs().max() <= 64 * EPS * max(1, 1 / epsilon)
+    assert labels.shape == others.shape
     if kind == "dense":
-        are_best(mine.labels(), mine.problem.scores.given, mine.cluster_potential, epsilon)
+        are_best(labels, answer.problem.scores.given, answer.cluster_potential, epsilon)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -279,16 +284,27 @@ def kernels_of(modules):
         ("groups", "to 1e-6", set()),  # by steps that are no rounds
     ],
 )
-@pytest.mark.parametrize("asked", ["auto", "1", "0", None])
-def test_which_kernels_solve(place, monkeypatch, launched, kind, name, expected, asked):
+def test_which_kernels_solve(place, monkeypatch, launched, kind, name, expected):
+    for asked in ("auto", "0"):
+        monkeypatch.setenv("OTCLUSTER_KERNELS", asked)
+        assert launched_for(place, launched, kind, name) == (set() if asked == "0" else expected)
+
+
+@pytest.mark.parametrize("asked", ["1", None])
+def test_they_are_the_same_where_kernels_must_be_taken_and_where_nobody_says(place, monkeypatch, launched, asked):
     if asked is None:
         monkeypatch.delenv("OTCLUSTER_KERNELS", raising=False)
     else:
         monkeypatch.setenv("OTCLUSTER_KERNELS", asked)
+    assert launched_for(place, launched, "points in groups", "of a head") == {"_rounds", "_own"}
+    assert launched_for(place, launched, "groups", "to 1e-6") == set()
+
+
+def launched_for(place, launched, kind, name):
     problem = problem_of(place, kind)
     launched.clear()
     otc.solve(problem, SOLVERS[name])
-    assert launched == (set() if asked == "0" else expected)
+    return launched
 
 
 @pytest.mark.parametrize("value", ["yes", "", "2", "AUTO"])

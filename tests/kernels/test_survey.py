@@ -73,9 +73,8 @@ def test_nothing_is_wrong(place, told, kind, dtype):
     assert status is otc.Status.CONVERGED
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("value", [float("nan"), INF])
-@pytest.mark.parametrize("kind", ["plain", "batch", "groups"])
+@pytest.mark.parametrize(("kind", "dtype"), [*zip(["plain", "batch", "groups"], DTYPES, strict=True)], ids=str)
 def test_a_bad_score(place, told, kind, value, dtype):
     for at in (0, 11, 20):
 
