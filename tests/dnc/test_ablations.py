@@ -93,7 +93,7 @@ def test_several_keys_change_together():
     [
         (["--vary", "head.kinds=dnc,linear"], r"variant head\.kinds=dnc: unknown key head\.kinds, did you mean head\.kind"),
         (["--vary", "head.kind=linear,softmaxx"], r"variant head\.kind=softmaxx: head\.kind must be one of"),
-        (["--vary", "train.epochs=1,many"], r"variant train\.epochs=many: train\.epochs: Value 'many'"),
+        (["--vary", "train.epochs=1,many"], r"variant train\.epochs=many: train\.epochs must be a whole number, got 'many'"),
         (["--vary", "head.kind"], r"'head\.kind' does not say what to vary"),
         (["--vary", "head.kind=dnc,,linear"], r"does not say what to vary"),
         (["--vary", "head.kind=dnc,dnc"], r"head\.kind=dnc is there twice"),

@@ -79,7 +79,7 @@ def test_half_precision_and_shapes():
     for wrong, message in ((torch.ones(3, 6), "two views of each image, got 3"), (torch.ones(4, 5), r"shape \(n, 6\)")):
         with pytest.raises(ValueError, match=message):
             head.loss(wrong)
-    with pytest.raises(ValueError, match="temperature must be positive"):
+    with pytest.raises(ValueError, match="contrast must be positive"):
         SimCLRHead(6, 3, contrast=0.0)
 
 
