@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import sys
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from hypothesis import HealthCheck, settings
 import otcluster as otc
 from otcluster._ops.numpy import NumpyOps
 from tests.strategies import STRICT
+from tests.strict import quicken
 
 # With two workers on two cores, more threads than one each only get in each other's way.
 torch.set_num_threads(1)
@@ -27,18 +27,8 @@ def pytest_collection_finish():
     gc.enable()
 
 
-def _sets_of_dtypes(table, kind):
-    """Make each tuple of dtypes in a table of names a set, of which membership is found in one step."""
-    for name, value in table.items():
-        if isinstance(value, tuple) and value and all(isinstance(each, kind) for each in value):
-            table[name] = frozenset(value)
-
-
-# array-api-strict compares the dtype of each array it makes with one after another of those it knows: a third of its time.
 if STRICT is not None:
-    for _module in [module for name, module in sys.modules.items() if name.split(".")[0] == "array_api_strict"]:
-        for _table in [vars(_module), *(each for each in vars(_module).values() if type(each) is dict)]:
-            _sets_of_dtypes(_table, type(STRICT.int8))
+    quicken()
 
 settings.register_profile(
     "ci",
