@@ -7,7 +7,7 @@ import functools
 import sys
 
 
-class _Index(abc.ABC):
+class _Index(abc.ABC):  # noqa: B024 - nothing is to be made of it
     """What may index; other than of typing's SupportsIndex, of each class the answer is kept."""
 
     @classmethod
