@@ -25,7 +25,7 @@ QUICK = Evidence(k_max=6, every=2, warmup=4, patience=2)
 def test_the_number_of_modes_is_found_from_below_and_above_and_of_uneven_ones():
     cases = [Case(s, k, start=1) for s, k in ((0.5, 1), (1.5, 2), (0.5, 5), (1.5, 10))]  # benchmarks.growth has all numbers
     cases += [Case(1.5, 1, start=4), Case(1.5, 2, start=1, largest=9), Case(1.5, 10, start=1, largest=3)]
-    for case, (placed, _) in zip(cases, found(cases, draws=10, steps=400, growth=Evidence()), strict=True):
+    for case, (placed, _) in zip(cases, found(cases, draws=10, steps=500, growth=Evidence()), strict=True):
         assert placed >= 9, case
 
 
